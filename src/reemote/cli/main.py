@@ -1,0 +1,97 @@
+"""The command ``reemote``: its subcommands, loaded when they are called, and its exit codes."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+from typing import Any, NoReturn
+
+import click
+
+OK, INTERNAL, USAGE, FAILED, UNREACHABLE, NO_HOST, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
+"""Exit codes: some host failed is 3, some host could not be reached is 4 and goes before it."""
+
+COMMANDS = {
+    "demo": ("reemote.cli.demo", "Run a program on two hosts that live in this process."),
+    "run": ("reemote.cli.run", "Run a deployment on the hosts of an inventory."),
+    "sandbox": ("reemote.cli.sandbox", "Keep SSH hosts up in this process, to try things on."),
+}
+"""Each subcommand's module, where it has the same name, and its summary. Listing them loads none."""
+
+
+class Commands(click.Group):
+    """A group that imports a subcommand when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Give the names of the subcommands."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Load a subcommand."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = getattr(importlib.import_module(COMMANDS[cmd_name][0]), cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the subcommands' summaries."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Say what there is, where a subcommand does not exist."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            ctx.fail(f"there is no command {args[0]!r}: there are {', '.join(COMMANDS)}")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="reemote", message="%(prog)s %(version)s")
+def reemote() -> None:
+    """Control remote systems over SSH.
+
+    Exit codes: 0 all went well, 1 an error in Reemote, 2 wrong usage, 3 some host failed, 4 some
+    host could not be reached, 5 no host matched, 130 interrupted.
+    """
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run the command line, and exit."""
+    try:
+        code = reemote.main(arguments, standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("Interrupted.", err=True)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output has left: nothing to tell anybody
+        sys.exit(OK)
+    except Exception as error:
+        sys.exit(_explain(error))
+    sys.exit(code if isinstance(code, int) else OK)
+
+
+def _explain(error: Exception) -> int:
+    """Say what went wrong, in one line where it is the user's affair, and give the exit code."""
+    known = _known(error)
+    if known is None:
+        traceback.print_exception(error)
+        click.echo("This is an error in Reemote. Please report it, with the lines above.", err=True)
+        return INTERNAL
+    click.echo(f"Error: {error}", err=True)
+    return known
+
+
+def _known(error: Exception) -> int | None:
+    """Give the exit code of an error that is explained by its message."""
+    errors: Any = sys.modules.get("reemote.core.errors")
+    if errors is None:
+        return None
+    if isinstance(error, errors.NoHostMatched):
+        return NO_HOST
+    return USAGE if isinstance(error, errors.InventoryError | errors.DeploymentError) else None

@@ -1,0 +1,180 @@
+"""The engine: drive a deployment's generators and coroutines, answer each step with a response.
+
+It knows neither SSH nor connections: what a step does is the step's affair, what a host is the
+transport's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Sequence
+from types import AsyncGeneratorType
+from typing import Any, cast
+
+from .errors import DeploymentError, HostError
+from .host import Host
+from .operation import Effect, Operation, running
+from .response import Completed, Response, leaves
+
+
+class Deployment:
+    """One ``execute`` in progress on one host: what its steps have answered so far."""
+
+    __slots__ = ("changed", "host", "item", "last", "ran", "strict")
+
+    def __init__(self, host: Host, *, strict: bool = False) -> None:
+        self.host = host
+        self.item = host.context.inventory_item
+        self.strict = strict
+        self.last: Response | None = None
+        self.changed = False
+        self.ran = False
+
+    async def carry_out(self, step: Any) -> Any:
+        """Carry out *step*: an operation, an object with ``execute``, or a list of those."""
+        if isinstance(step, list | tuple):
+            return await self._at_the_same_time(step)
+        try:
+            if isinstance(step, Operation):
+                if not self.item.is_in(step.group):
+                    return Response()
+                if type(step).execute is Operation.execute:
+                    response = await self._perform(step)
+                else:
+                    response = await self._compose(step)
+            elif problem := complaint(step):
+                raise DeploymentError(problem)
+            else:
+                response = await self._compose(step)
+        except HostError as error:
+            self.ran = True
+            self.last = error.response
+            raise
+        if response:
+            self.last = response
+            self.ran = True
+            self.changed = self.changed or response["changed"]
+        return response
+
+    async def _perform(self, operation: Operation[Any]) -> Response:
+        host = self.item.connection.host
+        reads = operation.effect is Effect.READS
+        try:
+            answer = await operation.perform(self.host)
+        except HostError as error:
+            if error.response is not None:
+                raise
+            response = Response.of_failure(error, host, reads=reads)
+            if self.strict:
+                raise response.to_error() from error
+            return response
+        if type(answer) is Response:
+            answer.setdefault("error", False)
+            return Response(host=host, value=answer["value"], changed=answer["changed"], error=answer["error"])
+        if self.strict and isinstance(answer, Completed) and (failure := answer.failure()):
+            raise Response.of_failure(failure, host, reads=reads).to_error()
+        return Response(host=host, value=answer, changed=not reads, error=False)
+
+    async def _compose(self, step: Any) -> Response:
+        """Run a composite; its response is what it returns, else its last step's."""
+        inner = Deployment(self.host, strict=self.strict)
+        token = running.set(inner)
+        try:
+            made = step.execute()
+            if inspect.isasyncgen(made):
+                await inner._drive(made, type(step).__name__)
+                value = None
+            elif inspect.isawaitable(made):
+                value = await made
+            else:
+                raise DeploymentError(
+                    f"{type(step).__name__}.execute is no 'async def': it answered with {_described(made)}"
+                )
+        finally:
+            running.reset(token)
+            self.changed = self.changed or inner.changed
+            self.ran = self.ran or inner.ran
+        if isinstance(value, Response):
+            return value
+        if value is None and inner.last is not None:
+            return inner.last
+        if value is None and not inner.ran:
+            return Response()
+        return Response(host=self.item.host, value=value, changed=inner.changed, error=False)
+
+    async def _drive(self, steps: AsyncGeneratorType[Any, Any], name: str) -> None:
+        """Answer each ``yield`` with its response, or raise there what the step raised."""
+        try:
+            step = await anext(steps)
+        except StopAsyncIteration:
+            return
+        while True:
+            error: BaseException | None = None
+            try:
+                if problem := complaint(step):
+                    line = steps.ag_frame.f_lineno if steps.ag_frame else 0
+                    where = f"{steps.ag_code.co_filename}, line {line}"
+                    raise DeploymentError(f"{name}.execute yielded {problem} ({where})")
+                response = await self.carry_out(step)
+            except BaseException as caught:
+                error = caught
+            try:
+                # A cancellation goes through the deployment too: its finally blocks run, and may yield.
+                step = await (steps.asend(response) if error is None else steps.athrow(error))
+            except StopAsyncIteration:
+                return
+
+    async def _at_the_same_time(self, steps: Sequence[Any]) -> list[Any]:
+        """Run all steps to their end, then answer with all responses, or raise what was raised."""
+        answers = await asyncio.gather(*(self.carry_out(step) for step in steps), return_exceptions=True)
+        errors = [answer for answer in answers if isinstance(answer, BaseException)]
+        if len(errors) == 1:
+            raise errors[0]
+        if errors:
+            raise BaseExceptionGroup(f"{len(errors)} of {len(steps)} steps at the same time failed", errors)
+        # The last in the list, not the last to end.
+        self.last = next((answer for answer in reversed(answers) if isinstance(answer, Response) and answer), self.last)
+        return cast(list[Any], answers)
+
+
+async def deploy(step: Any, host: Host, *, strict: bool = False) -> Response:
+    """Run a whole deployment on one host; its response is false if the host ran nothing.
+
+    Raises:
+        Exception: What the deployment's own code raised. A :class:`HostError` that it let pass is
+            the host's response instead.
+    """
+    deployment = Deployment(host, strict=strict)
+    running.set(deployment)  # the task's own context: it ends with the run
+    try:
+        response = await deployment.carry_out(step)
+    except (HostError, ExceptionGroup) as error:
+        found = list(leaves(error))
+        if not all(isinstance(leaf, HostError) for leaf in found):
+            raise
+        failure = cast(HostError, found[0])
+        return failure.response or Response.of_failure(failure, host.context.host)
+    return cast(Response, response)
+
+
+def complaint(step: Any) -> str | None:
+    """Say why *step* cannot be carried out; ``None`` when it can."""
+    if isinstance(step, Operation):
+        return None
+    if isinstance(step, list | tuple):
+        return next((f"a list with {problem}" for problem in map(complaint, step) if problem), None)
+    if isinstance(step, type):
+        return f"the class {step.__name__} instead of an object of it: write {step.__name__}(...)"
+    if callable(getattr(step, "execute", None)):
+        return None
+    if inspect.iscoroutine(step):
+        step.close()
+    return (
+        f"{_described(step)}, which is no step: a step is an operation such as Shell(...), an object "
+        "with an execute method, or a list of those"
+    )
+
+
+def _described(value: Any) -> str:
+    return "None" if value is None else f"an object of type {type(value).__name__}"

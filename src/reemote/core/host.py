@@ -1,0 +1,73 @@
+"""What operations see of a host, and what the engine asks of a transport."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol
+
+from .context import Context
+from .inventory import InventoryItem
+from .response import Completed
+
+
+class Host(Protocol):
+    """A host, as operations see it."""
+
+    @property
+    def context(self) -> Context:
+        """What is known of the host."""
+
+    @property
+    def interrupted(self) -> Completed | None:
+        """The record of a command that was cut short when the run was cancelled."""
+
+    async def run(
+        self,
+        command: str,
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        stdin: str | bytes | None = None,
+        timeout: float | None = None,
+        check: bool = False,
+        sudo: bool = False,
+        su: bool = False,
+        connection: Mapping[str, Any] | None = None,
+        session: Mapping[str, Any] | None = None,
+    ) -> Completed:
+        """Run a shell command on the host and wait for its end.
+
+        Args:
+            command: The command, for the login shell of the user.
+            env: Variables to set for it.
+            cwd: The directory to run it in.
+            stdin: What it reads from standard input; nothing by default.
+            timeout: Seconds until its process group is killed.
+            check: Whether a non-zero exit status raises.
+            sudo: Whether to run it with sudo.
+            su: Whether to run it with su.
+            connection: Connection options for this command only, over the inventory's.
+            session: Session options for this command only, over the inventory's.
+
+        Raises:
+            HostError: No connection, a connection lost, a command not ended in time,
+                or, with *check*, one that failed.
+        """
+
+    def sftp(self) -> AbstractAsyncContextManager[Any]:
+        """Give the host's SFTP client; errors of its methods come out as :class:`HostError`."""
+
+
+class Transport(Protocol):
+    """What brings hosts within reach: a pool of SSH connections, or a fake for tests."""
+
+    def prepare(self, items: Sequence[InventoryItem]) -> int:
+        """Check the options of all hosts before anything runs; answer how many may run at once.
+
+        Raises:
+            InventoryError: A host's options are wrong.
+        """
+
+    def host(self, item: InventoryItem, *, limit: int | None = None) -> AbstractAsyncContextManager[Host]:
+        """Give one host for the time of a run; keep to *limit* open connections, if given."""

@@ -1,0 +1,82 @@
+"""Host: run commands on a host, and ask what is known of it."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from .core.context import Context
+from .core.host import Host
+from .core.operation import Effect
+from .core.remote import Command, Remote
+from .core.response import Completed
+
+# Linux passes one argument of at most 128 KiB (MAX_ARG_STRLEN, execve(2)), and a command is one.
+_LONGEST = 128 * 1024 - 1
+
+
+def _command(value: str) -> str:
+    if "\0" in value:
+        raise ValueError("a command cannot contain a NUL character")
+    if len(value.encode("utf-8", "surrogateescape")) > _LONGEST:
+        raise ValueError("a command can have 131,071 bytes at most: give a longer script on stdin, to 'sh -s'")
+    return value
+
+
+def _variables(value: dict[str, str]) -> dict[str, str]:
+    for name, text in value.items():
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            raise ValueError(f"{name!r} is no name for an environment variable")
+        if "\0" in text:
+            raise ValueError(f"the variable {name} cannot contain a NUL character")
+    return value
+
+
+class Shell(Command[Completed]):
+    """Run a shell command on the host.
+
+    The value is its record. An exit status other than 0 is no error unless ``check`` is set; the
+    command's standard input is empty unless ``stdin`` is given. A process that it leaves in the
+    background does not hold up the answer for longer than two seconds of silence.
+    """
+
+    cmd: Annotated[str, Field(min_length=1), AfterValidator(_command)]
+    """The command, as the login shell of the user is to read it."""
+    env: Annotated[dict[str, str], AfterValidator(_variables)] = Field(default_factory=dict)
+    """Variables to set for the command; the host sees them in its process list for a moment."""
+    cwd: str | None = Field(default=None, min_length=1)
+    """The directory to run the command in; a relative one starts where logins start."""
+    stdin: str | bytes | None = None
+    """What the command reads from standard input."""
+    timeout: float | None = Field(default=None, gt=0)
+    """Seconds until the command and its process group are killed."""
+    check: bool = False
+    """Whether an exit status other than 0 is an error."""
+
+    def to_shell(self) -> str:
+        """Give the command as it was written."""
+        return self.cmd
+
+    async def perform(self, host: Host) -> Completed:
+        """Run the command."""
+        return await host.run(
+            self.cmd,
+            env=self.env,
+            cwd=self.cwd,
+            stdin=self.stdin,
+            timeout=self.timeout,
+            check=self.check,
+            **self.run_options(),
+        )
+
+
+class Getcontext(Remote[Context]):
+    """Get the context of the host: its entry in the inventory."""
+
+    effect = Effect.READS
+
+    async def perform(self, host: Host) -> Context:
+        """Answer from what is known here; the host is not asked."""
+        return host.context

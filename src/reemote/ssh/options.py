@@ -1,0 +1,195 @@
+"""Connection options: from an inventory's entry to what asyncssh is given, built once."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import asyncssh
+
+from ..core.errors import InventoryError
+from ..core.inventory import Connection
+from ..core.secrets import reveal
+from .hostkeys import PORT, Trust
+
+DEFAULTS: dict[str, Any] = {
+    "connect_timeout": 10,
+    "login_timeout": 30,
+    "keepalive_interval": 15,
+    "keepalive_count_max": 3,
+    "tcp_keepalive": True,
+    "config": None,
+    "compression_algs": None,
+    "agent_forwarding": False,
+    "x11_forwarding": False,
+    "utf8_decode_errors": "replace",
+    "encoding": None,
+}
+"""Options of asyncssh that differ from its own defaults, or that must not follow them if they change.
+
+Seconds for the times. ``config``: no ``ssh_config`` is read unless it is named, since it can run
+programs (``ProxyCommand``, ``Match exec``).
+"""
+
+_OURS = frozenset({"address", "host_keys", "max_sessions"})
+_OF_CONNECT = frozenset({"family", "flags", "local_addr", "sock", "tunnel", "options"})
+_KEY_FILES = ("id_ed25519_sk", "id_ecdsa_sk", "id_ed25519", "id_ecdsa", "id_rsa")
+
+
+def _accepted(function: Any) -> frozenset[str]:
+    return frozenset(inspect.signature(function).parameters) - {"self", "loop", "last_config", "kwargs"}
+
+
+CONNECTION_OPTIONS = _accepted(asyncssh.SSHClientConnectionOptions.prepare) | _OF_CONNECT
+SESSION_OPTIONS = _accepted(asyncssh.SSHClientConnection.create_session) - {"session_factory", "command", "subsystem"}
+
+
+@dataclass
+class Plan:
+    """All that is needed to connect to one host."""
+
+    name: str
+    """What the inventory calls it."""
+    host: str
+    """What is connected to: a name or an address."""
+    port: int
+    trust: Trust
+    max_sessions: int
+    timeout: float
+    """Seconds for an attempt to connect, all of it."""
+    arguments: dict[str, Any] = field(repr=False)
+    """Arguments of ``asyncssh.connect()``, secrets in the clear."""
+    key: tuple[Any, ...] = field(repr=False)
+    """Equal for equal options: connections are shared by it."""
+
+    @property
+    def where(self) -> str:
+        """The host for messages."""
+        place = f"{self.host}:{self.port}" if self.port != PORT else self.host
+        return place if self.name == self.host else f"{self.name} ({place})"
+
+
+def plan(connection: Connection, overrides: Mapping[str, Any] | None = None) -> Plan:
+    """Work out how to connect to a host; *overrides* go over the inventory's options.
+
+    Raises:
+        InventoryError: An option is unknown or wrong, or a key cannot be read.
+    """
+    if overrides:
+        try:
+            connection = Connection.model_validate({**connection.options(), **overrides})
+        except ValueError as error:
+            raise InventoryError(f"connection: {error}") from None
+    options = {name: reveal(value) for name, value in connection.options().items()}
+    check_names(options, CONNECTION_OPTIONS | _OURS, f"{connection.host}: connection")
+    given = {name: value for name, value in options.items() if name not in _OURS and value is not None}
+    for name in ("known_hosts", "client_keys", "agent_path", "config"):
+        if name in options:  # None means something for these
+            given[name] = options[name]
+    trust = Trust(connection.host_keys, given.pop("known_hosts", ()))
+    host, port = connection.address or given.pop("host"), given.pop("port", PORT)
+    given.pop("host", None)
+    arguments = {**DEFAULTS, **_keys(given, connection.host), **_without_keys(given)}
+    return Plan(
+        name=connection.host,
+        host=host,
+        port=port,
+        trust=trust,
+        max_sessions=connection.max_sessions,
+        timeout=float(arguments["connect_timeout"] or 0),
+        arguments=arguments,
+        key=(host, port, *sorted((name, _hashable(value)) for name, value in options.items())),
+    )
+
+
+def check_names(options: Mapping[str, Any], accepted: frozenset[str], where: str) -> None:
+    """Refuse an option that asyncssh does not know.
+
+    Raises:
+        InventoryError: Names the option, and the one that may have been meant.
+    """
+    for name in options:
+        if name not in accepted:
+            near = difflib.get_close_matches(name, accepted, 1)
+            hint = f": did you mean {near[0]!r}?" if near else ""
+            raise InventoryError(f"{where}: unknown option {name!r}{hint}")
+
+
+def _without_keys(given: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in given.items() if name not in ("client_keys", "agent_path", "passphrase")}
+
+
+def _keys(given: dict[str, Any], host: str) -> dict[str, Any]:
+    """Decide which keys are offered: those that are named, else none beside a password, else the user's.
+
+    Each key that is offered in vain counts against the server's ``MaxAuthTries``, so that agent and
+    default keys could use up the tries before the password's turn.
+    """
+    passphrase = given.get("passphrase")
+    if "client_keys" in given:
+        named = given["client_keys"]
+        if not named:
+            keys: Any = None
+        elif isinstance(named, list | tuple) and not _is_pair(named):
+            keys = [_key(key, passphrase, host) for key in named]
+        else:
+            keys = [_key(named, passphrase, host)]
+        return {"client_keys": keys, "agent_path": given.get("agent_path"), "passphrase": passphrase}
+    if given.get("password") is not None:
+        return {"client_keys": None, "agent_path": given.get("agent_path")}
+    folder = Path("~/.ssh").expanduser()
+    files = [folder / name for name in _KEY_FILES if (folder / name).is_file()]
+    keys = [key for key in (_default_key(file, passphrase) for file in files) if key is not None]
+    agent = given.get("agent_path", os.environ.get("SSH_AUTH_SOCK"))
+    # An empty list would make asyncssh read the default files again for each connection; None keeps
+    # it from asking the agent.
+    return {"client_keys": keys or ([] if agent else None), "agent_path": agent}
+
+
+def _is_pair(named: Any) -> bool:
+    """Whether asyncssh would read *named* as one key with its certificate."""
+    return isinstance(named, tuple) and len(named) == 2
+
+
+def _key(key: Any, passphrase: str | None, host: str) -> Any:
+    if not isinstance(key, str | os.PathLike):
+        return key
+    path = Path(key).expanduser()
+    try:
+        return _read_key(path, path.stat().st_mtime_ns, passphrase)
+    except OSError as error:
+        raise InventoryError(f"{host}: client_keys: {path}: {error.strerror}") from None
+    except asyncssh.KeyEncryptionError:
+        need = "the passphrase is wrong" if passphrase else "it needs a passphrase"
+        raise InventoryError(f"{host}: client_keys: {path}: {need}") from None
+    except asyncssh.KeyImportError as error:
+        raise InventoryError(f"{host}: client_keys: {path}: {error}") from None
+
+
+def _default_key(path: Path, passphrase: str | None) -> Any:
+    try:
+        return _read_key(path, path.stat().st_mtime_ns, passphrase)
+    except (OSError, asyncssh.KeyEncryptionError, asyncssh.KeyImportError):
+        return None  # as ssh(1) does: a default key that cannot be used is not offered
+
+
+@lru_cache(maxsize=256)
+def _read_key(path: Path, _changed: int, passphrase: str | None) -> Any:
+    """Read a private key and its certificate, once for each state of the file."""
+    key = asyncssh.read_private_key(path, passphrase)
+    certificate = path.with_name(path.name + "-cert.pub")
+    return (key, asyncssh.read_certificate(certificate)) if certificate.is_file() else key
+
+
+def _hashable(value: Any) -> Any:
+    try:
+        hash(value)
+    except TypeError:
+        return repr(value) if isinstance(value, list | dict | set) else id(value)
+    return (type(value).__name__, value)
