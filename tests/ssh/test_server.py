@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import gc
 import hashlib
 import os
 import random
@@ -13,7 +11,7 @@ import socket
 import stat
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,8 +19,9 @@ import asyncssh
 import pytest
 
 from reemote.ssh.server import SandboxServer
+from tests.leaks import eventually
 
-pytestmark = pytest.mark.filterwarnings("error")
+pytestmark = pytest.mark.usefixtures("nothing_left")
 
 TERMINAL = {"term_type": "xterm", "term_size": (120, 30)}
 
@@ -36,13 +35,6 @@ def connect(server: SandboxServer, **options: Any) -> Any:
     return asyncssh.connect(server.address, server.port, **{**defaults, **options})
 
 
-async def eventually(condition: Callable[[], object], seconds: float = 10) -> None:
-    """Wait until a condition holds that nothing announces."""
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.005)
-
-
 def alive(pid: int) -> bool:
     """Return whether a process runs; one that has ended and waits for its parent does not."""
     try:
@@ -53,26 +45,6 @@ def alive(pid: int) -> bool:
     except FileNotFoundError:  # it went in between, or there is no /proc on this system
         return not Path("/proc/self").exists()
     return state not in "ZX"
-
-
-def open_files() -> int:
-    return len(list(Path("/dev/fd").iterdir()))
-
-
-@pytest.fixture(autouse=True)
-async def nothing_left() -> AsyncIterator[None]:
-    """Fail a test that leaves tasks, open files, children or unheard exceptions behind."""
-    loop = asyncio.get_running_loop()
-    unheard: list[dict[str, Any]] = []
-    loop.set_exception_handler(lambda _, context: unheard.append(context))
-    tasks, files = asyncio.all_tasks(), open_files()
-    yield
-    own = {*tasks, asyncio.current_task()}
-    await eventually(lambda: not asyncio.all_tasks() - own and open_files() <= files)
-    gc.collect()
-    assert unheard == []
-    with contextlib.suppress(ChildProcessError):
-        assert os.waitpid(-1, os.WNOHANG) == (0, 0)
 
 
 @pytest.fixture
@@ -675,6 +647,7 @@ def test_a_program_that_uses_it_ends_without_a_word() -> None:
     program = """
 import asyncio, asyncssh
 from reemote.ssh.server import SandboxServer
+from tests.leaks import eventually, open_files
 
 async def main():
     async with SandboxServer("alpha") as server:

@@ -96,6 +96,10 @@ class Operation(BaseModel, Generic[T], metaclass=OperationMeta):
     def _given(self) -> list[tuple[str, Any]]:
         return [(name, getattr(self, name)) for name in type(self).model_fields if name in self.model_fields_set]
 
+    # Two operations with the same parameters are two requests: asyncio.gather() must run both.
+    __hash__ = object.__hash__
+    __eq__ = object.__eq__
+
     def __setattr__(self, name: str, value: Any) -> None:
         """Let deployments keep notes on themselves, as on any object."""
         if name in type(self).model_fields:
