@@ -55,6 +55,8 @@ class Trust:
         """Give the value of asyncssh's option ``known_hosts``."""
         if self.policy == "off":
             return None
+        if isinstance(self._given, bytes):
+            return _read(self._given.decode("utf-8", "replace"))
         if not self._files:
             return self._given
         return _parse(tuple((path, *_state(path)) for path in self._files))
@@ -111,6 +113,20 @@ class Trust:
         return f" in {' or '.join(map(str, self._files))}" if self._files else ""
 
 
+class KnownHosts(asyncssh.SSHKnownHosts):
+    """Known hosts that never lose sight of a revoked key.
+
+    Where no key is known for a host and its port, asyncssh looks the host up without the port, and
+    forgets the keys that it has just found revoked.
+    """
+
+    def match(self, host: str, addr: str, port: int | None) -> Any:
+        """Find the keys of a host: those that are trusted, of authorities, revoked, and the same of X.509."""
+        found, plain = super().match(host, addr, port), super().match(host, addr, None)
+        revoked = {2, 4, 6}
+        return tuple([*keys, *plain[index]] if port and index in revoked else keys for index, keys in enumerate(found))
+
+
 class HostKeyClient(asyncssh.SSHClient):
     """The client side of one connection: answers whether an unknown host key is trusted."""
 
@@ -145,11 +161,15 @@ def _state(path: Path) -> tuple[int, int]:
 @lru_cache(maxsize=32)
 def _parse(files: tuple[tuple[Path, int, int], ...]) -> asyncssh.SSHKnownHosts:
     """Parse known_hosts files, once for each state of them: it is slow for long files."""
-    text = "\n".join(_text(path) for path, _, size in files if size >= 0)
+    return _read("\n".join(_text(path) for path, _, size in files if size >= 0))
+
+
+@lru_cache(maxsize=32)
+def _read(text: str) -> asyncssh.SSHKnownHosts:
     try:
-        return asyncssh.import_known_hosts(text)
+        return KnownHosts(text)
     except ValueError:
-        return asyncssh.import_known_hosts("\n".join(filter(_readable, text.splitlines())))
+        return KnownHosts("\n".join(filter(_readable, text.splitlines())))
 
 
 def _text(path: Path) -> str:
