@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import io
+import os
 import sys
 import traceback
 from typing import Any, NoReturn
@@ -18,6 +20,12 @@ COMMANDS = {
     "sandbox": ("reemote.cli.sandbox", "Keep SSH hosts up in this process, to try things on."),
 }
 """Each subcommand's module, where it has the same name, and its summary. Listing them loads none."""
+
+
+class Refused(click.ClickException):
+    """What was asked for cannot be done as it was asked for; nothing has run."""
+
+    exit_code = USAGE
 
 
 class Commands(click.Group):
@@ -47,6 +55,14 @@ class Commands(click.Group):
             ctx.fail(f"there is no command {args[0]!r}: there are {', '.join(COMMANDS)}")
         return super().resolve_command(ctx, args)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the subcommand; a reader that leaves early, as ``head`` does, is no failure."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            write_no_more()
+            return OK
+
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="reemote", message="%(prog)s %(version)s")
@@ -60,6 +76,8 @@ def reemote() -> None:
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line, and exit."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # hosts write what they like, terminals show what they can
     try:
         code = reemote.main(arguments, standalone_mode=False)
     except click.ClickException as error:
@@ -68,12 +86,16 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except (click.Abort, KeyboardInterrupt):
         click.echo("Interrupted.", err=True)
         sys.exit(INTERRUPTED)
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output has left: nothing to tell anybody
-        sys.exit(OK)
     except Exception as error:
         sys.exit(_explain(error))
     sys.exit(code if isinstance(code, int) else OK)
+
+
+def write_no_more() -> None:
+    """Let standard output lead nowhere: what is still to be written would fail, too."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def _explain(error: Exception) -> int:

@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import sys
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TextIO
 
+import click
 from rich.console import Console
 from rich.text import Text
 
 from ..core.errors import ConnectFailed, HostError
 from ..core.response import Completed, Response, as_json
-from .main import FAILED, OK, UNREACHABLE
+from .main import FAILED, OK, UNREACHABLE, write_no_more
 
 FORMATS = ("table", "json", "jsonl")
+
+NAMED = 5
+"""How many hosts a summary names for each kind of failure."""
 
 
 def visible(text: str) -> str:
@@ -29,21 +33,40 @@ def visible(text: str) -> str:
 
 
 def _is_harmless(character: str) -> bool:
-    # Cc: control characters; Cf: invisible ones, which can turn the direction of writing; Cs: surrogates.
-    return character in "\n\t" or unicodedata.category(character) not in ("Cc", "Cf", "Cs")
+    # Cc: control characters; Cf: invisible ones, which can turn the direction of writing; Cs: surrogates;
+    # Zl, Zp: separators that some programs take for the end of a line.
+    return character in "\n\t" or unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
 def _escape(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Let the error go on: rich would exit, with a code that means something else here."""
+        raise  # noqa: PLE0704 - it is called while the error is handled
+
+
 def console(stream: TextIO | None = None) -> Console:
     """Give a console that colours on a terminal only, and leaves lines as long as they are."""
-    return Console(file=stream or sys.stdout, highlight=False, soft_wrap=True)
+    return _Console(file=stream or sys.stdout, highlight=False, soft_wrap=True)
 
 
 def show(responses: Iterable[Response[Any]], form: str) -> None:
     """Write *responses* to standard output in one of :data:`FORMATS`."""
+    try:
+        _write(responses, form)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        write_no_more()  # the reader has seen enough; the exit code still tells how the hosts did
+    except OSError as error:
+        write_no_more()
+        raise click.ClickException(f"the hosts are done, but the output cannot be written: {error.strerror}") from None
+
+
+def _write(responses: Iterable[Response[Any]], form: str) -> None:
     if form == "json":
         print(as_json(list(responses), indent=4))
     elif form == "jsonl":
@@ -53,6 +76,26 @@ def show(responses: Iterable[Response[Any]], form: str) -> None:
         target = console()
         for response in responses:
             target.print(_block(response))
+
+
+def summary(responses: Sequence[Response[Any]]) -> Iterator[str]:
+    """Say which hosts failed, and how; nothing where all went well."""
+    failed = [response for response in responses if response["error"]]
+    if failed:
+        yield f"{len(failed)} of {len(responses)} hosts failed:"
+        kinds: dict[str, list[str]] = {}
+        for response in failed:
+            kinds.setdefault(str(response["value"]), []).append(response["host"])
+        for kind, hosts in sorted(kinds.items(), key=lambda pair: -len(pair[1])):
+            yield f"    {kind}: {some(hosts)}"
+    if odd := [response["host"] for response in responses if not response["error"] and _ending(response["value"])]:
+        yield f"The last command did not succeed on {some(odd)}; --strict makes that a failure."
+
+
+def some(hosts: Sequence[str]) -> str:
+    """Name *hosts*: the first few, and how many more there are."""
+    more = f" and {len(hosts) - NAMED} more" if len(hosts) > NAMED else ""
+    return visible(", ".join(hosts[:NAMED])) + more
 
 
 def exit_code(responses: Iterable[Response[Any]]) -> int:
@@ -68,33 +111,38 @@ def _block(response: Response[Any]) -> Text:
     block = Text()
     block.append(visible(response["host"]), style="bold")
     if response["error"]:
-        block.append(" failed", style="bold red")
-        block.append(f"  {visible(str(response['value']))}: {visible(response.detail)}")
+        block.append("  failed", style="bold red")
+        block.append(f"  {visible(str(response['value']))}")
+        lines = [(line, "") for line in visible(response.detail).split("\n")]
         if response.outcome == "unknown":
-            block.append("\n    It may have taken effect on the host.", style="yellow")
-        body = _text(response.completed) if response.completed else ""
+            lines.append(("It may have taken effect on the host.", "yellow"))
+        lines += _lines(response.completed)
     else:
         block.append("  changed" if response["changed"] else "  ok", style="yellow" if response["changed"] else "green")
-        body = _text(response["value"])
-        if isinstance(response["value"], Completed) and response["value"]["returncode"] != 0:
-            block.append(f"  {_ending(response['value'])}", style="red")
-    for line in body.splitlines():
-        block.append(f"\n    {line}")
+        block.append(_ending(response["value"]), style="red")
+        lines = list(_lines(response["value"]))
+    for line, style in lines:
+        block.append("\n    ").append(line, style=style)
     return block
 
 
-def _ending(completed: Completed) -> str:
-    if completed["exit_signal"]:
-        return f"ended by signal {visible(str(completed['exit_signal'][0]))}"
-    return f"exit status {completed['exit_status']}"
-
-
-def _text(value: Any) -> str:
-    """Give a value as text to read."""
-    if value is None:
+def _ending(value: Any) -> str:
+    """Say how a command ended that did not succeed; nothing for all else."""
+    if not isinstance(value, Completed) or value["returncode"] == 0:
         return ""
+    if value["exit_signal"]:
+        return f"  ended by signal {visible(str(value['exit_signal'][0]))}"
+    return f"  exit status {value['exit_status']}"
+
+
+def _lines(value: Any) -> Iterator[tuple[str, str]]:
+    """Give a value as lines to read, each with its style; standard error comes after standard output."""
     if isinstance(value, Completed):
-        return visible(value["stdout"] + value["stderr"])
-    if isinstance(value, str):
-        return visible(value)
-    return visible(as_json(value, indent=2))
+        parts = [(value["stdout"], ""), (value["stderr"], "red")]
+    elif value is None:
+        parts = []
+    else:
+        parts = [(value if isinstance(value, str) else as_json(value, indent=2), "")]
+    for text, style in parts:
+        if text:
+            yield from ((line, style) for line in visible(text).removesuffix("\n").split("\n"))

@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import importlib.util
 import inspect
 import logging
+import signal
 import sys
 import traceback
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any
 
 import click
-from pydantic import ValidationError
 
-from ..core.errors import ExecutionError, InventoryError
+from ..core.errors import DeploymentError, ExecutionError, InventoryError
 from ..core.inventory import HostKeys, Inventory
 from ..core.response import Responses
-from ..execute import run as run_deployment
-from .main import FAILED, OK
-from .output import FORMATS, exit_code, show
+from ..execute import execute
+from .main import FAILED, OK, Refused
+from .output import FORMATS, exit_code, show, some, summary, visible
+
+_OURS = str(Path(__file__).resolve().parent.parent)
 
 
 @click.command()
 @click.argument("target", metavar="FILE.py[:CLASS]")
 @click.option(
-    "-i", "--inventory", required=True, envvar="REEMOTE_INVENTORY", metavar="FILE", help="The inventory, a JSON file."
+    "-i",
+    "--inventory",
+    required=True,
+    envvar="REEMOTE_INVENTORY",
+    show_envvar=True,
+    metavar="FILE",
+    help="The inventory, a JSON file.",
 )
 @click.option("-l", "--limit", metavar="HOSTS", help="Hosts, groups and globs: 'web,&prod,!web03'.")
 @click.option("-f", "--forks", type=click.IntRange(min=1), help="How many hosts run at a time; all by default.")
@@ -53,72 +64,150 @@ def run(  # noqa: PLR0917
 
     FILE.py holds a class with an execute method; name it where there are several.
     """
-    logging.basicConfig(level=logging.DEBUG if verbose else logging.WARNING, format="reemote: %(message)s")
-    logging.getLogger("asyncssh").setLevel(logging.WARNING)  # it would log commands and what is in them
+    _log(logging.DEBUG if verbose else logging.WARNING)
     hosts = Inventory.load(inventory)
     if host_keys is not None:
         _set_policy(hosts, host_keys)
     deployment = load(target)
     try:
-        responses = run_deployment(
-            lambda: _make(deployment), hosts, concurrency=forks, timeout=timeout, strict=strict, limit=limit
+        responses = _run(
+            execute(lambda: _make(deployment), hosts, concurrency=forks, timeout=timeout, strict=strict, limit=limit)
         )
     except ExecutionError as error:
         show(error.responses, output)
-        _tell_of_bugs(error)
+        _say(*summary(error.responses), *_bugs(error))
         return max(FAILED, exit_code(error.responses))
-    if not responses:
-        click.echo("No host had anything to run.", err=True)
-        return OK
     show(responses, output)
-    _summarise(responses)
+    if not responses:
+        _say("No host had anything to run.")
+        return OK
+    _say(*summary(responses))
     return exit_code(responses)
+
+
+def _say(*lines: str) -> None:
+    for line in lines:
+        click.echo(line, err=True)
+
+
+class _Visible(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record))
+
+
+def _log(level: int) -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Visible("reemote: %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
+    logging.getLogger("asyncssh").setLevel(logging.WARNING)  # it would log commands and what is in them
+
+
+# The run, and its interruption
+
+
+def _run(coroutine: Coroutine[Any, Any, Responses]) -> Responses:
+    try:
+        return asyncio.run(_until_interrupted(coroutine))
+    except asyncio.CancelledError:
+        raise click.Abort from None
+
+
+async def _until_interrupted(coroutine: Coroutine[Any, Any, Responses]) -> Responses:
+    """Run *coroutine*; Ctrl-C and SIGTERM cancel it, so that what it runs on the hosts is ended."""
+    loop, task, asked = asyncio.get_running_loop(), asyncio.current_task(), 0
+    assert task is not None
+
+    def cancel() -> None:
+        if asked == 1:
+            _say("Interrupted: ending what runs on the hosts. Once more, to leave without waiting for it.")
+        task.cancel()
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        nonlocal asked
+        asked += 1
+        if asked > 2:
+            raise KeyboardInterrupt  # a deployment may keep the event loop from listening
+        loop.call_soon_threadsafe(cancel)
+
+    with _handling(interrupt):
+        return await coroutine
+
+
+@contextlib.contextmanager
+def _handling(handler: Any) -> Iterator[None]:
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def _set_policy(inventory: Inventory, policy: HostKeys) -> None:
+    for item in inventory.hosts:
+        if "host_keys" not in item.connection.model_fields_set:
+            item.connection.host_keys = policy
+
+
+# The deployment
 
 
 def load(target: str) -> type[Any]:
     """Give the deployment class that ``FILE.py`` or ``FILE.py:Class`` names."""
-    path, separator, name = target.partition(":")
+    path, separator, name = (target, "", "") if Path(target).is_file() else target.rpartition(":")
+    if not separator:
+        path = target
     module = _load_module(path)
     if separator:
         found = getattr(module, name, None)
         if not inspect.isclass(found) or not callable(getattr(found, "execute", None)):
-            raise click.UsageError(f"{path} has no class {name!r} with an execute method{_offer(module)}")
-        return found
-    classes = _deployments(module)
-    if len(classes) != 1:
-        say = "has no class with an execute method" if not classes else "has several deployments: name one"
-        raise click.UsageError(f"{path} {say}{_offer(module)}")
-    return classes[0]
+            raise Refused(f"{path} has no class {name!r} with an execute method{_offer(module)}")
+    else:
+        classes = _deployments(module)
+        if not classes:
+            raise Refused(f"{path} has no class with an execute method (a class inside of a function does not count)")
+        if len(classes) > 1:
+            raise Refused(f"{path} has several classes: name one, as in {path}:{classes[-1].__name__}{_offer(module)}")
+        found = classes[0]
+    try:
+        inspect.signature(found).bind()
+    except TypeError as error:
+        raise Refused(
+            f"{found.__name__} needs arguments ({error}): name a class that needs none, such as one that yields "
+            f"{found.__name__}(...)"
+        ) from None
+    return found
 
 
 def _load_module(path: str) -> ModuleType:
     file = Path(path)
     if not file.is_file():
-        raise click.UsageError(f"there is no file {path!r}")
-    spec = importlib.util.spec_from_file_location(file.stem, file)
+        raise Refused(f"there is no file {path!r}")
+    # As with 'python FILE.py': its neighbours can be imported, and it takes no other module's place.
+    name = file.stem if file.stem not in sys.modules else f"{file.stem} of {path}"
+    spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
-        raise click.UsageError(f"{path!r} is not a Python file")
+        raise Refused(f"{path!r} is not a Python file")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[file.stem] = module
-    sys.path.insert(0, str(file.parent.resolve()))  # its neighbours can be imported, as with 'python FILE.py'
+    sys.modules[name] = module
+    sys.path.insert(0, str(file.parent.resolve()))
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        # From the user's file on: how it was loaded is of no interest.
-        trace = error.__traceback__
-        while trace and trace.tb_frame.f_code.co_filename != str(file):
-            trace = trace.tb_next
-        text = "".join(traceback.format_exception(error.with_traceback(trace)))
-        raise click.ClickException(f"{path} cannot be loaded:\n{text}") from error
+        raise Refused(f"{path} cannot be loaded:\n{_trace(error)}") from error
     return module
 
 
 def _deployments(module: ModuleType) -> list[type[Any]]:
-    return [
+    found = [
         value
-        for value in vars(module).values()
-        if inspect.isclass(value) and value.__module__ == module.__name__ and callable(getattr(value, "execute", None))
+        for name, value in vars(module).items()
+        if inspect.isclass(value)
+        and value.__module__ == module.__name__
+        and not name.startswith("_")
+        and callable(getattr(value, "execute", None))
     ]
+    return list(dict.fromkeys(found))
 
 
 def _offer(module: ModuleType) -> str:
@@ -129,25 +218,36 @@ def _offer(module: ModuleType) -> str:
 def _make(deployment: type[Any]) -> Any:
     try:
         return deployment()
-    except (TypeError, ValidationError) as error:
-        raise click.UsageError(f"{deployment.__name__}() cannot be made without arguments: {error}") from error
+    except Exception as error:
+        raise Refused(f"{deployment.__name__}() cannot be made:\n{_trace(error)}") from error
 
 
-def _set_policy(inventory: Inventory, policy: HostKeys) -> None:
-    for item in inventory.hosts:
-        if "host_keys" not in item.connection.model_fields_set:
-            item.connection.host_keys = policy
+# What went wrong in it
 
 
-def _tell_of_bugs(error: ExecutionError) -> None:
-    click.echo(f"{error.message}:", err=True)
+def _bugs(error: ExecutionError) -> Iterator[str]:
+    """Tell of each bug once, with the hosts on which it came up."""
+    hosts: dict[str, list[str]] = {}
     for bug in error.exceptions:
-        if isinstance(bug, InventoryError):
-            click.echo(f"Error: {bug} ({', '.join(bug.__notes__)})", err=True)
-        else:
-            traceback.print_exception(bug)
+        host = bug.__notes__.pop().removeprefix("on host ")  # see _Run.run() in execute.py
+        known = isinstance(bug, InventoryError | DeploymentError)
+        hosts.setdefault(f"Error: {bug}" if known else _trace(bug), []).append(host)
+    for text, names in hosts.items():
+        yield f"The deployment raised on {some(names)}:"
+        yield visible(text)
 
 
-def _summarise(responses: Responses) -> None:
-    if failed := responses.failed:
-        click.echo(f"{len(failed)} of {len(responses)} hosts failed.", err=True)
+def _trace(error: BaseException) -> str:
+    """Give the traceback from the user's code on: how that was called is of no interest."""
+    report = traceback.TracebackException.from_exception(error)
+    _shorten(report)
+    return "".join(report.format()).rstrip("\n")
+
+
+def _shorten(report: traceback.TracebackException | None) -> None:
+    if report is None:
+        return
+    users = [n for n, frame in enumerate(report.stack) if not frame.filename.startswith((_OURS, "<frozen importlib"))]
+    del report.stack[: users[0] if users else 0]
+    for inner in (report.__cause__, report.__context__, *(report.exceptions or ())):
+        _shorten(inner)

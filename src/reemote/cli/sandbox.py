@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shlex
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -14,6 +16,7 @@ from ..core.response import as_json
 from ..core.secrets import reveal
 from ..testing.sandbox import Sandbox
 from ..testing.sandbox import sandbox as fleet_of
+from .main import Refused
 
 
 @click.command()
@@ -45,7 +48,7 @@ async def _keep_up(fleet: Sandbox, inventory: Path) -> None:
             names = list(fleet.servers)
             click.echo(f"{len(names)} host{'s' if len(names) > 1 else ''}: {', '.join(names)}")
             click.echo(f"Inventory: {inventory}")
-            click.echo(f"Use it from another terminal:  reemote run FILE.py -i {inventory}")
+            click.echo(f"Use it from another terminal:  reemote run FILE.py -i {shlex.quote(str(inventory))}")
             click.echo("Stop with Ctrl-C; the files and the hosts' home directories are removed then.")
             await stop.wait()
     click.echo("Stopped.")
@@ -61,16 +64,16 @@ def inventory_text(fleet: Sandbox, known_hosts: Path) -> str:
 
 
 @contextlib.contextmanager
-def _file(path: Path, text: str):  # type: ignore[no-untyped-def]
+def _file(path: Path, text: str) -> Iterator[None]:
     """Hold a file that only its owner may read, for the time of the context; never replace one."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     except FileExistsError:
-        raise click.ClickException(
+        raise Refused(
             f"{path} exists: another sandbox may be using it. Remove it, or name another with --inventory"
         ) from None
     except OSError as error:
-        raise click.ClickException(f"{path} cannot be written: {error.strerror}") from None
+        raise Refused(f"{path} cannot be written: {error.strerror}") from None
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)

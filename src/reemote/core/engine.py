@@ -50,6 +50,7 @@ class Deployment:
         except HostError as error:
             self.ran = True
             self.last = error.response
+            self.changed = self.changed or bool(error.response and error.response["changed"])
             raise
         if response:
             self.last = response
@@ -134,7 +135,7 @@ class Deployment:
         if errors:
             raise BaseExceptionGroup(f"{len(errors)} of {len(steps)} steps at the same time failed", errors)
         # The last in the list, not the last to end.
-        self.last = next((answer for answer in reversed(answers) if isinstance(answer, Response) and answer), self.last)
+        self.last = _last(answers) or self.last
         return cast(list[Any], answers)
 
 
@@ -163,7 +164,8 @@ def complaint(step: Any) -> str | None:
     if isinstance(step, Operation):
         return None
     if isinstance(step, list | tuple):
-        return next((f"a list with {problem}" for problem in map(complaint, step) if problem), None)
+        problems = list(map(complaint, step))  # all of them: each coroutine in the list is closed
+        return next((f"a list with {problem}" for problem in problems if problem), None)
     if isinstance(step, type):
         return f"the class {step.__name__} instead of an object of it: write {step.__name__}(...)"
     if callable(getattr(step, "execute", None)):
@@ -174,6 +176,13 @@ def complaint(step: Any) -> str | None:
         f"{_described(step)}, which is no step: a step is an operation such as Shell(...), an object "
         "with an execute method, or a list of those"
     )
+
+
+def _last(answer: Any) -> Response | None:
+    """Give the last response of a step that ran, of lists in lists, too."""
+    if isinstance(answer, list):
+        return next(filter(None, map(_last, reversed(answer))), None)
+    return answer or None
 
 
 def _described(value: Any) -> str:

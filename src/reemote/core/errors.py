@@ -50,6 +50,9 @@ class ExecutionError(ReemoteError, ExceptionGroup[Exception]):
     def __init__(self, message: str, errors: Sequence[Exception], responses: Responses) -> None:
         super().__init__(message, errors)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.message, self.exceptions, self.responses), vars(self)
+
     def derive(self, errors: Sequence[Exception]) -> ExecutionError:  # type: ignore[override]
         """Keep the responses when ``except*`` splits the group."""
         return ExecutionError(self.message, errors, self.responses)

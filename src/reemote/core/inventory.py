@@ -131,8 +131,8 @@ class Inventory(_Model):
             return source
         if isinstance(source, Mapping):
             return cls._read(source, "inventory")
-        if isinstance(source, str) and source.lstrip()[:1] in ("{", "["):
-            return cls._parse(source, "inventory")
+        if isinstance(source, str) and (source.lstrip("\ufeff \t\r\n")[:1] in ("{", "[") or "\n" in source):
+            return cls._parse(source.removeprefix("\ufeff"), "inventory")
         if isinstance(source, str | os.PathLike):
             return cls.load(source)
         raise InventoryError(
@@ -147,11 +147,13 @@ class Inventory(_Model):
             InventoryError: The file cannot be read, is no JSON, or has the wrong shape.
         """
         try:
-            text = Path(path).read_text(encoding="utf-8")
+            text = Path(path).read_text(encoding="utf-8-sig")
         except OSError as error:
             raise InventoryError(f"{path}: {error.strerror or error}") from None
         except UnicodeDecodeError as error:
             raise InventoryError(f"{path}: not UTF-8 text (byte {error.start})") from None
+        except ValueError as error:
+            raise InventoryError(f"{str(path)!r} is no path: {error}") from None
         return cls._parse(text, str(path))
 
     @classmethod

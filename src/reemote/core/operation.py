@@ -53,6 +53,8 @@ class OperationMeta(ModelMetaclass):
         if model is not None and not any(issubclass(base, model) for base in bases):
             bases = (model, *bases)
         cls: Any = super().__new__(mcs, name, bases, namespace, **kwargs)
+        if not cls.__pydantic_complete__:  # pydantic looked for local names of annotations here, not one frame up
+            cls.model_rebuild(raise_errors=False, _parent_namespace_depth=3)
         cls.Model = model or cls
         if "route" not in namespace:
             cls.route = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()

@@ -119,8 +119,11 @@ class FailureName(str):
             raise AttributeError(name)
         self._refuse()
 
-    def __reduce__(self) -> tuple[type[str], tuple[str]]:
-        return str, (str(self),)
+    def __reduce__(self) -> tuple[type[str], tuple[str], dict[str, Any]]:
+        return type(self), (str(self),), vars(self)
+
+
+_SKIPPED = "the step did not run here, its group does not include this host"
 
 
 class Response(Record, Generic[T]):
@@ -138,8 +141,13 @@ class Response(Record, Generic[T]):
 
     def __missing__(self, key: str) -> NoReturn:
         if not self:
-            raise KeyError(f"{key}: the step did not run here, its group does not include this host")
+            raise KeyError(f"{key}: {_SKIPPED}")
         raise KeyError(key)
+
+    def __getattr__(self, name: str) -> Any:
+        if not self:
+            raise AttributeError(f"{name}: {_SKIPPED}")
+        return super().__getattr__(name)
 
     @property
     def detail(self) -> str:
@@ -218,12 +226,12 @@ def as_json(value: Any, indent: int | None = None) -> str:
 def _plain(value: Any) -> Any:
     """Replace bytes and our own string type, which the encoder would refuse or read into."""
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {_plain(str(key)): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [_plain(item) for item in value]
     if isinstance(value, bytes):
         return value.decode("utf-8", "backslashreplace")
-    return str(value) if isinstance(value, str) else value
+    return str(value).encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 
 def leaves(error: BaseException) -> Iterator[BaseException]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, SecretStr
+from pydantic import BeforeValidator, SecretStr
 
 NAMES = frozenset({"password", "passphrase", "sudo_password", "su_password"})
 """The options whose values are secret."""
@@ -13,11 +14,15 @@ NAMES = frozenset({"password", "passphrase", "sudo_password", "su_password"})
 MASK = "**********"
 
 
-def _conceal(value: str | SecretStr | None) -> SecretStr | None:
-    return SecretStr(value) if isinstance(value, str) else value
+def _conceal(value: Any) -> SecretStr | None:
+    if isinstance(value, str):
+        return SecretStr(value)
+    if value is None or isinstance(value, SecretStr):
+        return value
+    raise ValueError("Input should be a valid string")
 
 
-Secret = Annotated[str | SecretStr | None, AfterValidator(_conceal)]
+Secret = Annotated[str | SecretStr | None, BeforeValidator(_conceal)]
 """A secret: given as text, kept as a ``SecretStr``, masked wherever it is shown."""
 
 
@@ -34,7 +39,12 @@ def masked(options: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 class Options(dict[str, Any]):
-    """Options as given, whose secrets do not show in ``repr``."""
+    """Options as given, secrets as ``SecretStr``: they do not show."""
+
+    def __init__(self, options: Mapping[str, Any] = MappingProxyType({})) -> None:
+        super().__init__(
+            {name: SecretStr(v) if name in NAMES and isinstance(v, str) else v for name, v in options.items()}
+        )
 
     def __repr__(self) -> str:
         return repr(dict(masked(self)))

@@ -122,9 +122,17 @@ class KnownHosts(asyncssh.SSHKnownHosts):
 
     def match(self, host: str, addr: str, port: int | None) -> Any:
         """Find the keys of a host: those that are trusted, of authorities, revoked, and the same of X.509."""
-        found, plain = super().match(host, addr, port), super().match(host, addr, None)
+        found = super().match(host, addr, port)
+        if port is None:
+            return found
+        # Looked up by these texts it cannot fall back; they are how the file writes them.
+        lookup = super().match
+        exact = [lookup(f"[{name}]:{port}", "", None) for name in (host, addr) if name]
         revoked = {2, 4, 6}
-        return tuple([*keys, *plain[index]] if port and index in revoked else keys for index, keys in enumerate(found))
+        return tuple(
+            [*keys, *(key for each in exact for key in each[index])] if index in revoked else keys
+            for index, keys in enumerate(found)
+        )
 
 
 class HostKeyClient(asyncssh.SSHClient):

@@ -72,8 +72,8 @@ class Fake:
         Args:
             command: The command, word for word, or a pattern that matches the whole of it.
             reply: Instead of the arguments after it: a failure to raise, or a function that takes
-                the :class:`Call` and returns the text for standard output or a ``Completed``; it may
-                be asynchronous.
+                the :class:`Call` and returns the text for standard output, a ``Completed``, or
+                nothing; it may be asynchronous.
             stdout: What the command writes to standard output.
             stderr: What it writes to standard error.
             exit_status: How it ends.
@@ -117,7 +117,9 @@ class Fake:
             if fits and host in (None, call.host):
                 answer = reply(call)
                 answer = await answer if inspect.isawaitable(answer) else answer
-                return answer if isinstance(answer, Completed) else Completed(command=call.command, stdout=answer)
+                if isinstance(answer, Completed):
+                    return answer
+                return Completed(command=call.command, stdout="" if answer is None else answer)
         raise UnexpectedCommand(f"{call.host} has no reply to {call.command!r}: script one with on({call.command!r})")
 
 
