@@ -78,14 +78,17 @@ def _write(responses: Iterable[Response[Any]], form: str) -> None:
             target.print(_block(response))
 
 
-def summary(responses: Sequence[Response[Any]]) -> Iterator[str]:
-    """Say which hosts failed, and how; nothing where all went well."""
-    failed = [response for response in responses if response["error"]]
-    if failed:
-        yield f"{len(failed)} of {len(responses)} hosts failed:"
-        kinds: dict[str, list[str]] = {}
-        for response in failed:
-            kinds.setdefault(str(response["value"]), []).append(response["host"])
+def summary(responses: Sequence[Response[Any]], raised: Sequence[str] = ()) -> Iterator[str]:
+    """Say which hosts failed, and how; nothing where all went well.
+
+    *raised* are the hosts without a response, since the deployment raised there.
+    """
+    kinds = {"error in the deployment": list(raised)} if raised else {}
+    for response in responses:
+        if response["error"]:
+            kinds.setdefault(visible(str(response["value"])), []).append(response["host"])
+    if kinds:
+        yield f"{sum(map(len, kinds.values()))} of {len(responses) + len(raised)} hosts failed:"
         for kind, hosts in sorted(kinds.items(), key=lambda pair: -len(pair[1])):
             yield f"    {kind}: {some(hosts)}"
     if odd := [response["host"] for response in responses if not response["error"] and _ending(response["value"])]:

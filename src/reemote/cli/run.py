@@ -10,7 +10,7 @@ import logging
 import signal
 import sys
 import traceback
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Sequence
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
@@ -75,7 +75,8 @@ def run(  # noqa: PLR0917
         )
     except ExecutionError as error:
         show(error.responses, output)
-        _say(*summary(error.responses), *_bugs(error))
+        bugs = [(_host_of(bug), bug) for bug in error.exceptions]
+        _say(*_explained(bugs), *summary(error.responses, raised=[host for host, _ in bugs]))
         return max(FAILED, exit_code(error.responses))
     show(responses, output)
     if not responses:
@@ -193,6 +194,8 @@ def _load_module(path: str) -> ModuleType:
     sys.path.insert(0, str(file.parent.resolve()))
     try:
         spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise Refused(f"{path} cannot be loaded:\n{_trace(error.with_traceback(None))}") from error
     except Exception as error:
         raise Refused(f"{path} cannot be loaded:\n{_trace(error)}") from error
     return module
@@ -225,16 +228,20 @@ def _make(deployment: type[Any]) -> Any:
 # What went wrong in it
 
 
-def _bugs(error: ExecutionError) -> Iterator[str]:
+def _explained(bugs: Sequence[tuple[str, Exception]]) -> Iterator[str]:
     """Tell of each bug once, with the hosts on which it came up."""
     hosts: dict[str, list[str]] = {}
-    for bug in error.exceptions:
-        host = bug.__notes__.pop().removeprefix("on host ")  # see _Run.run() in execute.py
+    for host, bug in bugs:
         known = isinstance(bug, InventoryError | DeploymentError)
         hosts.setdefault(f"Error: {bug}" if known else _trace(bug), []).append(host)
     for text, names in hosts.items():
         yield f"The deployment raised on {some(names)}:"
         yield visible(text)
+
+
+def _host_of(bug: Exception) -> str:
+    """Take the name of the host from the last note of an exception, where ``execute()`` puts it."""
+    return bug.__notes__.pop().removeprefix("on host ")
 
 
 def _trace(error: BaseException) -> str:

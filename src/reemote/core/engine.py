@@ -71,8 +71,11 @@ class Deployment:
                 raise response.to_error() from error
             return response
         if type(answer) is Response:
-            answer.setdefault("error", False)
-            return Response(host=host, value=answer["value"], changed=answer["changed"], error=answer["error"])
+            whole = {"host": host, "value": None, "changed": not reads, "error": False} | answer | {"host": host}
+            response = Response(whole)
+            if self.strict:
+                response.raise_for_error()
+            return response
         if self.strict and isinstance(answer, Completed) and (failure := answer.failure()):
             raise Response.of_failure(failure, host, reads=reads).to_error()
         return Response(host=host, value=answer, changed=not reads, error=False)

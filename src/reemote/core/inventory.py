@@ -34,7 +34,8 @@ class _Options(_Model):
 
     def options(self) -> dict[str, Any]:
         """Give the options that were set, secrets as ``SecretStr``."""
-        return {name: getattr(self, name) for name in (*self.model_fields_set, *(self.model_extra or ()))}
+        declared = (name for name in type(self).model_fields if name in self.model_fields_set)
+        return {name: getattr(self, name) for name in (*declared, *(self.model_extra or ()))}
 
     def __repr_args__(self) -> Iterator[tuple[str, Any]]:
         return masked(self.options())
