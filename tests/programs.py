@@ -18,7 +18,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import reemote.execute
 from reemote.core.inventory import Connection, Inventory, InventoryItem
@@ -58,7 +58,7 @@ def elsewhere(hosts: Inventory) -> Iterator[None]:
         moved = Inventory(hosts=[move(item) for item in Inventory.of(inventory).hosts])
         return await original(factory, moved, **keywords)
 
-    reemote.execute.execute = execute  # type: ignore[assignment]
+    reemote.execute.execute = execute
     try:
         yield
     finally:
@@ -73,7 +73,7 @@ class Fleet:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="fleet")
 
-    def __enter__(self) -> Fleet:
+    def __enter__(self) -> Self:
         self._thread.start()
         try:
             asyncio.run_coroutine_threadsafe(self.sandbox.__aenter__(), self._loop).result(10)

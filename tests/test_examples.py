@@ -17,8 +17,6 @@ from tests.programs import ROOT, Fleet, run_program
 EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("*.py"))
 TUTORIAL = Path(__file__).parent / "tutorial"
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def fleet() -> Iterator[Fleet]:
@@ -47,9 +45,9 @@ def run(fleet: Fleet, tmp_path: Path) -> Any:
 def promised(name: str) -> str:
     """The indented lines at the top of an example: what it prints."""
     source = (ROOT / "examples" / f"{name}.py").read_text()
-    found = re.match(r'"""(.*?)"""', source, re.DOTALL)
+    found = re.match(r'r?"""(.*?)"""', source, re.DOTALL)
     assert found is not None
-    blocks = re.findall(r"(?:^    .*\n|^\n(?=    ))+", found[1].replace("\\\\", "\\"), re.MULTILINE)
+    blocks = re.findall(r"(?:^    .*\n|^\n(?=    ))+", found[1], re.MULTILINE)
     return textwrap.dedent(blocks[0]).lstrip("\n")
 
 
@@ -127,5 +125,6 @@ def test_tutorial_composition_parameters(run: Any, arguments: list[str], greeted
     assert run(TUTORIAL / "composition_parameters.py", *arguments) == f"Hello {greeted}\n\n"
 
 
+@pytest.mark.slow
 def test_tutorial_concurrency(run: Any) -> None:
     assert run(TUTORIAL / "concurrency.py") == "Ready?\nReady?\n" + 2 * "Hello\nWorld!\n" + "overlap\n"

@@ -7,9 +7,9 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from .errors import InventoryError, NoHostMatched
 from .secrets import Secret, masked
@@ -68,9 +68,29 @@ class Connection(_Options):
     max_sessions: int = Field(default=8, ge=1)
     """How many commands and file transfers may run at the same time on the host (sshd allows 10)."""
 
+    if TYPE_CHECKING:
+        # For type checkers, which do not know that further options are let through.
+        def __init__(
+            self,
+            *,
+            host: str,
+            address: str | None = None,
+            port: int | None = None,
+            username: str | None = None,
+            password: str | SecretStr | None = None,
+            passphrase: str | SecretStr | None = None,
+            host_keys: HostKeys = "strict",
+            max_sessions: int = 8,
+            **options: Any,
+        ) -> None: ...
+
 
 class Session(_Options):
     """How commands run on a host: options of asyncssh's ``create_session()``."""
+
+    if TYPE_CHECKING:
+
+        def __init__(self, **options: Any) -> None: ...
 
 
 class Authentication(_Model):

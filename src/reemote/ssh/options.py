@@ -96,6 +96,7 @@ def plan(connection: Connection, overrides: Mapping[str, Any] | None = None) -> 
     host, port = connection.address or given.pop("host"), given.pop("port", PORT)
     given.pop("host", None)
     arguments = {**DEFAULTS, **_keys(given, connection.host), **_without_keys(given)}
+    _check_values(arguments, f"{connection.host}: connection")
     return Plan(
         name=connection.host,
         host=host,
@@ -119,6 +120,27 @@ def check_names(options: Mapping[str, Any], accepted: frozenset[str], where: str
             near = difflib.get_close_matches(name, accepted, 1)
             hint = f": did you mean {near[0]!r}?" if near else ""
             raise InventoryError(f"{where}: unknown option {name!r}{hint}")
+
+
+def _check_values(arguments: Mapping[str, Any], where: str) -> None:
+    """Let asyncssh check the values now, rather than when the first hosts are running.
+
+    Raises:
+        InventoryError: Names the option.
+    """
+    values = {name: value for name, value in arguments.items() if name not in _OF_CONNECT}
+    problem = _problem(values)
+    if problem is not None:
+        culprit = next((name for name, value in values.items() if _problem({name: value})), None)
+        raise InventoryError(f"{where}: {culprit}: {problem}" if culprit else f"{where}: {problem}")
+
+
+def _problem(values: Mapping[str, Any]) -> Exception | None:
+    try:
+        asyncssh.SSHClientConnectionOptions(**{"config": None, "client_keys": None, **values})
+    except (ValueError, TypeError, OSError, asyncssh.Error) as error:
+        return error
+    return None
 
 
 def _without_keys(given: dict[str, Any]) -> dict[str, Any]:
@@ -165,10 +187,10 @@ def _key(key: Any, passphrase: str | None, host: str) -> Any:
         return _read_key(path, path.stat().st_mtime_ns, passphrase)
     except OSError as error:
         raise InventoryError(f"{host}: client_keys: {path}: {error.strerror}") from None
-    except asyncssh.KeyEncryptionError:
-        need = "the passphrase is wrong" if passphrase else "it needs a passphrase"
-        raise InventoryError(f"{host}: client_keys: {path}: {need}") from None
-    except asyncssh.KeyImportError as error:
+    except (asyncssh.KeyEncryptionError, asyncssh.KeyImportError) as error:
+        if "assphrase" in str(error):
+            need = "its passphrase is wrong" if passphrase else "it is encrypted: give its passphrase"
+            raise InventoryError(f"{host}: client_keys: {path}: {need}") from None
         raise InventoryError(f"{host}: client_keys: {path}: {error}") from None
 
 
