@@ -119,9 +119,11 @@ async def _until_interrupted(coroutine: Coroutine[Any, Any, Responses]) -> Respo
     assert task is not None
 
     def cancel() -> None:
-        if asked == 1:
-            _say("Interrupted: ending what runs on the hosts. Once more, to leave without waiting for it.")
+        if asked > 1:
+            loop.call_later(0.1, task.cancel)  # not before the first one has been felt: two at once are one
+            return
         task.cancel()
+        _say("Interrupted: ending what runs on the hosts. Once more, to leave without waiting for it.")
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         nonlocal asked

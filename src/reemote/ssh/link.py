@@ -220,7 +220,7 @@ class Link:
             ending.cancel()
             self.abort()
             raise
-        if not ended:
+        if not process.has_ended():
             self.abort()
         return ended
 

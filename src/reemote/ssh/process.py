@@ -166,20 +166,20 @@ class Process:
                 await self._feed()
                 await self.session.ended.wait()
         except TimeoutError:
-            if not self._has_ended():
+            if not self.has_ended():
                 raise CommandTimeout(
                     f"{_first_line(self.request.command)!r} did not end within {self.request.timeout:g} s",
                     completed=self.record(),
                 ) from None
         await self._drain()
         record = self.record()
-        if not self._has_ended():
+        if not self.has_ended():
             raise ConnectionLost(
                 "the connection was lost before the command's end was known", outcome="unknown", completed=record
             )
         return record
 
-    def _has_ended(self) -> bool:
+    def has_ended(self) -> bool:
         """Whether the host has said how the command ended."""
         return _status(self.channel.get_exit_status()) is not None or self.channel.get_exit_signal() is not None
 
@@ -209,7 +209,7 @@ class Process:
         self.channel.close()
 
     async def end(self) -> bool:
-        """End the command's process group, and answer whether it is known to have ended.
+        """End the command's process group, and answer whether all of it is known to have ended.
 
         SIGTERM, time to clean up, SIGKILL. What a command has put into a session of its own
         (``setsid``, daemons) lives on.
@@ -222,11 +222,10 @@ class Process:
             except (OSError, asyncssh.Error):
                 break  # the channel is closed
             await _happens(self.session.ended, grace)
-        if self._has_ended():
-            # What it wrote last is on its way still, as is what its children do to end.
-            await _happens(self.session.closed, GRACE_KILL / 4)
+        # What it started holds the channel open until it has ended, too.
+        gone = self.has_ended() and await _happens(self.session.closed, GRACE_KILL)
         self.channel.close()
-        return self._has_ended()
+        return gone
 
 
 async def _happens(event: asyncio.Event, seconds: float) -> bool:
