@@ -14,7 +14,7 @@ import pytest
 from reemote.core.response import Completed
 from reemote.execute import Pool, execute
 from reemote.host import Shell
-from reemote.ssh import process
+from reemote.ssh import link, process
 from reemote.ssh.process import Capture
 from reemote.ssh.server import SandboxServer
 from reemote.system import Callback, Return
@@ -273,6 +273,27 @@ async def test_a_server_that_ignores_signals_costs_the_connection(monkeypatch: p
         pid = int((fleet["a"].home / "pid").read_text())
         assert alive(pid)
         os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.slow
+async def test_a_frozen_host_does_not_outlast_the_timeout(
+    make_user_sshd: MakeUserSshd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The host is frozen before the command is sent: there is no answer even to that."""
+    monkeypatch.setattr(link, "ABANDON", 0.3)
+    server = make_user_sshd()
+    async with Pool() as pool:
+        hosts = inventory(server.connection())
+        assert not (await execute(lambda: Shell(cmd="true"), hosts, pool=pool)).failed
+        server.freeze()
+        start = time.monotonic()
+        try:
+            response = (await execute(lambda: Shell(cmd="true", timeout=0.5), hosts, pool=pool))[0]
+        finally:
+            server.thaw()
+        assert (response["value"], response["outcome"]) == ("CommandTimeout", "unknown")
+        assert time.monotonic() - start < 0.5 + 0.3 + 1
+        assert not (await execute(lambda: Shell(cmd="true"), hosts, pool=pool)).failed
 
 
 # Cancellation

@@ -6,8 +6,9 @@ Data goes to standard output, everything else to standard error.
 from __future__ import annotations
 
 import sys
+import textwrap
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
 import click
@@ -75,7 +76,7 @@ def _write(responses: Iterable[Response[Any]], form: str) -> None:
     else:
         target = console()
         for response in responses:
-            target.print(_block(response))
+            target.print(_block(response, target.width if target.is_terminal else None))
 
 
 def summary(responses: Sequence[Response[Any]], raised: Sequence[str] = ()) -> Iterator[str]:
@@ -88,11 +89,25 @@ def summary(responses: Sequence[Response[Any]], raised: Sequence[str] = ()) -> I
         if response["error"]:
             kinds.setdefault(visible(str(response["value"])), []).append(response["host"])
     if kinds:
-        yield f"{sum(map(len, kinds.values()))} of {len(responses) + len(raised)} hosts failed:"
-        for kind, hosts in sorted(kinds.items(), key=lambda pair: -len(pair[1])):
-            yield f"    {kind}: {some(hosts)}"
-    if odd := [response["host"] for response in responses if not response["error"] and _ending(response["value"])]:
-        yield f"The last command did not succeed on {some(odd)}; --strict makes that a failure."
+        yield f"{_number(kinds)} of {len(responses) + len(raised)} hosts failed:"
+        yield from _by_size(kinds)
+    endings: dict[str, list[str]] = {}
+    for response in responses:
+        if not response["error"] and (ending := _ending(response["value"])):
+            endings.setdefault(ending, []).append(response["host"])
+    if endings:
+        number = f"{_number(endings)} of {len(responses) + len(raised)}"
+        yield f"The last command did not succeed on {number} hosts (a failure with --strict):"
+        yield from _by_size(endings)
+
+
+def _number(kinds: Mapping[str, Sequence[str]]) -> int:
+    return sum(map(len, kinds.values()))
+
+
+def _by_size(kinds: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    for kind, hosts in sorted(kinds.items(), key=lambda pair: -len(pair[1])):
+        yield f"    {kind}: {some(hosts)}"
 
 
 def some(hosts: Sequence[str]) -> str:
@@ -109,24 +124,37 @@ def exit_code(responses: Iterable[Response[Any]]) -> int:
     return FAILED if failed else OK
 
 
-def _block(response: Response[Any]) -> Text:
-    """Write the response of one host: a headline, and what there is to read, indented."""
+def _block(response: Response[Any], width: int | None) -> Text:
+    """Write the response of one host: a headline, and what there is to read, indented.
+
+    What Reemote says is folded to *width*, where one is given; what a host wrote is left as it is.
+    """
     block = Text()
     block.append(visible(response["host"]), style="bold")
     if response["error"]:
         block.append("  failed", style="bold red")
         block.append(f"  {visible(str(response['value']))}")
-        lines = [(line, "") for line in visible(response.detail).split("\n")]
+        lines = [(line, "") for line in _folded(visible(response.detail), width)]
         if response.outcome == "unknown":
             lines.append(("It may have taken effect on the host.", "yellow"))
         lines += _lines(response.completed)
     else:
         block.append("  changed" if response["changed"] else "  ok", style="yellow" if response["changed"] else "green")
-        block.append(_ending(response["value"]), style="red")
+        if ending := _ending(response["value"]):
+            block.append(f"  {ending}", style="red")
         lines = list(_lines(response["value"]))
     for line, style in lines:
         block.append("\n    ").append(line, style=style)
     return block
+
+
+def _folded(text: str, width: int | None) -> Iterator[str]:
+    for line in text.split("\n"):
+        if width is None:
+            yield line
+        else:
+            # A name or a path is left whole, to be copied.
+            yield from textwrap.wrap(line, max(width - 4, 20), break_long_words=False, break_on_hyphens=False) or [""]
 
 
 def _ending(value: Any) -> str:
@@ -134,8 +162,8 @@ def _ending(value: Any) -> str:
     if not isinstance(value, Completed) or value["returncode"] == 0:
         return ""
     if value["exit_signal"]:
-        return f"  ended by signal {visible(str(value['exit_signal'][0]))}"
-    return f"  exit status {value['exit_status']}"
+        return f"ended by signal {visible(str(value['exit_signal'][0]))}"
+    return f"exit status {value['exit_status']}"
 
 
 def _lines(value: Any) -> Iterator[tuple[str, str]]:

@@ -59,7 +59,7 @@ CONNECT = (
     Row((TimeoutError,), errors.ConnectTimeout),
     Row((socket.gaierror,), errors.HostNotFound, _TRY_AGAIN, attempts=2),
     Row((socket.gaierror, UnicodeError), errors.HostNotFound),
-    Row((OSError,), errors.FileDescriptorsExhausted, _has(errno.EMFILE, errno.ENFILE)),
+    Row((OSError,), errors.FileDescriptorsExhausted, _has(errno.EMFILE, errno.ENFILE), DROPPED),
     Row((OSError,), errors.ConnectionRefused, _has(errno.ECONNREFUSED)),
     Row((OSError,), errors.ConnectionLost, _has(errno.ECONNRESET, errno.EPIPE), attempts=DROPPED),
     Row((OSError,), errors.ConnectTimeout, _has(errno.ETIMEDOUT)),

@@ -38,6 +38,9 @@ BACKOFF, BACKOFF_CAP = 0.25, 4.0
 REFUSED_SESSION = 2
 """The reason code with which sshd refuses a session beyond ``MaxSessions`` (RFC 4254, section 5.1)."""
 
+ABANDON = 6.0
+"""Seconds to end a command whose start was cut short, before the connection is dropped."""
+
 SESSION_PATIENCE = 3.0
 """Seconds to try on for a session that is refused while none of ours is open: a session that has
 just ended may still count for a moment."""
@@ -177,20 +180,28 @@ class Link:
         self, session: CommandSession, request: Request, interrupted: Callable[[Completed], None]
     ) -> Process:
         """Open a session and start the command in it."""
+        now = asyncio.get_running_loop().time()
+        deadline = None if request.timeout is None else now + request.timeout
 
         async def create() -> Process:
             channel, _ = await self._connection.create_session(
                 lambda: session, request.wire(), **{**request.session, "encoding": None}
             )
-            return Process(request, session, channel)
+            return Process(request, session, channel, deadline)
 
         opening = asyncio.ensure_future(create())
+        nothing = Completed(command=request.command, exit_status=None)
         try:
-            return await asyncio.shield(opening)
-        except asyncio.CancelledError:
+            async with asyncio.timeout_at(deadline) as limit:
+                return await asyncio.shield(opening)
+        except (asyncio.CancelledError, TimeoutError) as error:
             # The command may be about to start: it must not run on with nobody to end it.
-            interrupted(Completed(command=request.command, exit_status=None))
+            if isinstance(error, TimeoutError) and not limit.expired():
+                raise
+            interrupted(nothing)
             await self._abandon(opening)
+            if limit.expired():
+                raise request.late(nothing) from None
             raise
 
     def _start_failure(self, error: Exception, session: CommandSession, request: Request) -> HostError:
@@ -205,7 +216,7 @@ class Link:
 
     async def _abandon(self, opening: asyncio.Future[Process]) -> None:
         try:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(ABANDON):
                 await self._end(await opening)
         except (TimeoutError, asyncssh.Error, OSError):
             if not opening.done():

@@ -35,6 +35,7 @@ class Request:
     cwd: str | None = None
     stdin: bytes | None = None
     timeout: float | None = None
+    """Seconds for all of it, from the opening of the session to the command's end."""
     session: Mapping[str, Any] = field(default_factory=dict)
     encoding: str = "utf-8"
 
@@ -51,6 +52,11 @@ class Request:
         variables = [f"{name}={value}" for name, value in self.env.items()]
         where = [self.cwd] if self.cwd is not None else []
         return shlex.join(["exec", "env", *variables, "sh", "-c", script, "sh", self.command, *where])
+
+    def late(self, record: Completed) -> CommandTimeout:
+        """Make the error that tells that the command did not end in time."""
+        shown = self.command.partition("\n")[0]
+        return CommandTimeout(f"{shown!r} did not end within {self.timeout:g} s", completed=record)
 
 
 class Capture:
@@ -137,10 +143,17 @@ class CommandSession(asyncssh.SSHClientSession[bytes]):
 class Process:
     """A command that was started, or that may have been."""
 
-    def __init__(self, request: Request, session: CommandSession, channel: asyncssh.SSHClientChannel[bytes]) -> None:
+    def __init__(
+        self,
+        request: Request,
+        session: CommandSession,
+        channel: asyncssh.SSHClientChannel[bytes],
+        deadline: float | None,
+    ) -> None:
         self.request = request
         self.session = session
         self.channel = channel
+        self._deadline = deadline
 
     def record(self) -> Completed:
         """Give the process record so far."""
@@ -162,15 +175,12 @@ class Process:
             ConnectionLost: The channel closed, and nothing said how the command ended.
         """
         try:
-            async with asyncio.timeout(self.request.timeout):
+            async with asyncio.timeout_at(self._deadline):
                 await self._feed()
                 await self.session.ended.wait()
         except TimeoutError:
             if not self.has_ended():
-                raise CommandTimeout(
-                    f"{_first_line(self.request.command)!r} did not end within {self.request.timeout:g} s",
-                    completed=self.record(),
-                ) from None
+                raise self.request.late(self.record()) from None
         await self._drain()
         record = self.record()
         if not self.has_ended():
@@ -241,7 +251,3 @@ async def _happens(event: asyncio.Event, seconds: float) -> bool:
 def _status(status: int | None) -> int | None:
     """Read asyncssh's exit status, which is -1 where a signal ended the command."""
     return None if status == -1 else status
-
-
-def _first_line(text: str) -> str:
-    return text.partition("\n")[0]
