@@ -1,4 +1,4 @@
-"""Look at a whole response, and read it by key or by attribute.
+r"""Look at a whole response, and read it by key or by attribute.
 
 A response is a dictionary, so json.dumps() takes it. Its keys can be read as attributes, too.
 A command that ends with a status other than 0 is no error: its record says how it ended.
@@ -14,7 +14,7 @@ Prints:
             "exit_signal": null,
             "returncode": 7,
             "stdout": "",
-            "stderr": "to the log\\n"
+            "stderr": "to the log\n"
         },
         "changed": true,
         "error": false

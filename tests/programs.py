@@ -13,10 +13,11 @@ import asyncio
 import contextlib
 import os
 import runpy
+import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -43,10 +44,14 @@ def run_program(
     )
 
 
+def options_of(hosts: Inventory) -> dict[str, dict[str, Any]]:
+    """Give the connection options of each host."""
+    return {item.host: item.connection.options() for item in hosts.hosts}
+
+
 @contextlib.contextmanager
-def elsewhere(hosts: Inventory) -> Iterator[None]:
-    """Let each ``execute()`` in this process contact the hosts of the same names in *hosts*."""
-    options = {item.host: item.connection.options() for item in hosts.hosts}
+def elsewhere(options: Mapping[str, Mapping[str, Any]]) -> Iterator[None]:
+    """Let each ``execute()`` in this process contact its hosts with these *options*."""
     original = reemote.execute.execute
 
     def move(item: InventoryItem) -> InventoryItem:
@@ -63,6 +68,14 @@ def elsewhere(hosts: Inventory) -> Iterator[None]:
         yield
     finally:
         reemote.execute.execute = original
+
+
+@contextlib.contextmanager
+def nothing_listens() -> Iterator[int]:
+    """Give a port where nothing listens, and that nobody else can take meanwhile."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]
 
 
 class Fleet:
@@ -127,7 +140,7 @@ def main() -> None:
     _, inventory, program, *arguments = sys.argv
     sys.argv = [program, *arguments]
     sys.path[0] = str(Path(program).parent)
-    with elsewhere(Inventory.load(inventory)):
+    with elsewhere(options_of(Inventory.load(inventory))):
         runpy.run_path(program, run_name="__main__")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.programs import ROOT, Fleet, run_program
+from tests.programs import ROOT, Fleet, nothing_listens, run_program
 
 EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("*.py"))
 TUTORIAL = Path(__file__).parent / "tutorial"
@@ -26,10 +25,8 @@ def fleet() -> Iterator[Fleet]:
 
 @pytest.fixture
 def closed_port() -> Iterator[int]:
-    """A port where nothing listens, and that nobody else can take meanwhile."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        yield taken.getsockname()[1]
+    with nothing_listens() as port:
+        yield port
 
 
 @pytest.fixture

@@ -73,17 +73,34 @@ async def execute(
     return _collect(runs, tasks, timeout)
 
 
-def run(factory: Callable[[], Any], inventory: InventorySource, **options: Any) -> Responses:
+def run(
+    factory: Callable[[], Any],
+    inventory: InventorySource,
+    *,
+    pool: Transport | None = None,
+    concurrency: int | None = None,
+    strict: bool = False,
+    timeout: float | None = None,
+    limit: str | Sequence[str] | None = None,
+) -> Responses:
     """Run a deployment from a program that has no event loop: ``execute()``, with its arguments.
 
     Raises:
         RuntimeError: An event loop is running here already: ``await execute(...)`` instead.
     """
+    if _loop_is_running():
+        raise RuntimeError("an event loop is running here: use 'await execute(...)' instead of 'run(...)'")
+    return asyncio.run(
+        execute(factory, inventory, pool=pool, concurrency=concurrency, strict=strict, timeout=timeout, limit=limit)
+    )
+
+
+def _loop_is_running() -> bool:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(execute(factory, inventory, **options))
-    raise RuntimeError("an event loop is running here: use 'await execute(...)' instead of 'run(...)'")
+        return False
+    return True
 
 
 def _make(factory: Callable[[], Any], number: int) -> list[Any]:

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import PydanticInvalidForJsonSchema, TypeAdapter
 from pydantic.fields import FieldInfo
+from typing_extensions import NoDefault
 
 from .errors import CatalogueError
 from .operation import Operation
@@ -124,7 +125,10 @@ def value_type(operation: type[Operation[Any]]) -> Any:
     """Give the type of the value that *operation* answers with."""
     for base in operation.__mro__:
         if arguments := getattr(base, "__pydantic_generic_metadata__", {}).get("args"):
-            return arguments[0]
+            if not isinstance(arguments[0], TypeVar):
+                return arguments[0]
+            default = getattr(arguments[0], "__default__", NoDefault)
+            return Any if default is NoDefault else default
     return Any
 
 

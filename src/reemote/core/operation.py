@@ -74,7 +74,7 @@ class Operation(BaseModel, Generic[T], metaclass=OperationMeta):
         hide_input_in_errors=True,
     )
 
-    Model: ClassVar[type[BaseModel]]
+    Model: ClassVar[Any]  # a type of BaseModel; Any, so that checkers let its attributes pass
     effect: ClassVar[Effect] = Effect.CHANGES
     route: ClassVar[str]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import Any, Generic, NoReturn
+from typing import Any, Generic, NoReturn, get_type_hints
 
 from pydantic_core import to_json
-from typing_extensions import TypeVar
+from typing_extensions import TypedDict, TypeVar
 
 from .errors import CommandFailed, CommandKilled, ExecutionError, HostError
 
@@ -19,6 +19,11 @@ class Record(dict[str, Any]):
 
     It *is* a dict, so ``json.dumps`` takes it.
     """
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+        """Describe the record to pydantic as the dictionary that it is."""
+        return handler(TypedDict(cls.__name__, get_type_hints(cls)))  # type: ignore[operator]
 
     def __getattr__(self, name: str) -> Any:
         try:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ class Trust:
             return _read(self._given.decode("utf-8", "replace"))
         if not self._files:
             return self._given
-        return _parse(tuple((path, *_state(path)) for path in self._files))
+        return _parse(_states(self._files))
 
     def _known(self, host: str, address: str, port: int) -> Sequence[Any]:
         known = self.known_hosts()
@@ -90,9 +91,12 @@ class Trust:
                 os.fsync(file.fileno())
         log.info("remembered the host key of %s: %s", name, key.get_fingerprint())
 
-    def explain(self, failure: HostError, client: HostKeyClient | None, host: str, port: int) -> HostError:
+    def explain(
+        self, failure: HostError, client: HostKeyClient | None, inventory_name: str, host: str, port: int
+    ) -> HostError:
         """Tell a changed or revoked key from an unknown one, and say what to do."""
-        name = host if port == PORT else f"[{host}]:{port}"
+        entry = host if port == PORT else f"[{host}]:{port}"
+        name = entry if inventory_name == host else f"{inventory_name}, {entry},"
         shown = f" ({client.key.get_algorithm()} {client.key.get_fingerprint()})" if client and client.key else ""
         address = client.address if client else ""
         if self.policy == "off":
@@ -100,9 +104,12 @@ class Trust:
         if isinstance(failure, HostKeyRevoked):
             return HostKeyRevoked(f"the key of {name}{shown} is marked as revoked{self._where()}")
         if self._known(host, address, port)[0]:
+            given = port if port != PORT else None
+            files = [path for path in self._files if _parse(_states([path])).match(host, address, given)[0]]
+            remedies = " and ".join(f"ssh-keygen -f {shlex.quote(str(path))} -R {shlex.quote(entry)}" for path in files)
             return HostKeyChanged(
                 f"the key of {name}{shown} is not the one that is known{self._where()}: somebody may be posing as "
-                f"the host. If it was set up anew, remove the old key with: ssh-keygen -R '{name}'"
+                f"the host. If it was set up anew, remove the old key{': ' if remedies else ''}{remedies}"
             )
         return HostKeyNotVerifiable(
             f"the key of {name}{shown} is not known{self._where()}: check it and add it there, for example with "
@@ -156,6 +163,10 @@ def _existing(path: str | os.PathLike[str]) -> Path:
     if not file.is_file():
         raise InventoryError(f"known_hosts: there is no file {file}")
     return file
+
+
+def _states(files: Iterable[Path]) -> tuple[tuple[Path, int, int], ...]:
+    return tuple((path, *_state(path)) for path in files)
 
 
 def _state(path: Path) -> tuple[int, int]:

@@ -98,11 +98,14 @@ async def _attempt(plan: Plan) -> Link:
             raise
         failure, attempts = found
         if isinstance(failure, HostKeyNotVerifiable | HostKeyRevoked):
-            failure = plan.trust.explain(failure, client, plan.host, plan.port)
+            failure = plan.trust.explain(failure, client, plan.name, plan.host, plan.port)
         failure.attempts = attempts
         raise failure from error
     if client is not None and client.is_new and (key := connection.get_server_host_key()):
-        plan.trust.remember(plan.host, plan.port, key)
+        try:
+            plan.trust.remember(plan.host, plan.port, key)
+        except OSError as error:
+            log.warning("the new host key of %s could not be remembered: %s", plan.where, error)
     return Link(plan, connection)
 
 
