@@ -18,8 +18,14 @@ COMMANDS = {
     "demo": ("reemote.cli.demo", "Run a program on two hosts that live in this process."),
     "run": ("reemote.cli.run", "Run a deployment on the hosts of an inventory."),
     "sandbox": ("reemote.cli.sandbox", "Keep SSH hosts up in this process, to try things on."),
+    "serve": ("reemote.cli.serve", "Serve every operation over HTTP, with its documentation."),
+    "token": ("reemote.cli.token", "Print or change the token of the HTTP server."),
 }
 """Each subcommand's module, where it has the same name, and its summary. Listing them loads none."""
+
+
+_OWN_OPTIONS = ("-h", "--help", "--version")
+"""The options of the command itself; others, without a subcommand, are those of ``serve``."""
 
 
 class Refused(click.ClickException):
@@ -78,8 +84,11 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line, and exit."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # hosts write what they like, terminals show what they can
+    given = sys.argv[1:] if arguments is None else arguments
+    if given and given[0].startswith("-") and given[0] not in _OWN_OPTIONS:
+        given = ["serve", *given]  # 'reemote --port=8001 --inventory=FILE' starts the server
     try:
-        code = reemote.main(arguments, standalone_mode=False)
+        code = reemote.main(given, standalone_mode=False)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

@@ -49,7 +49,7 @@ _OURS = str(Path(__file__).resolve().parent.parent)
 )
 @click.option("-o", "--output", type=click.Choice(FORMATS), default="table", show_default=True, help="The output.")
 @click.option("-v", "--verbose", is_flag=True, help="Say what happens on the connections.")
-def run(  # noqa: PLR0917
+def run(
     target: str,
     inventory: str,
     limit: str | None,

@@ -135,9 +135,11 @@ class FakeHost:
         """Give the scripted reply; keep to ``timeout`` and ``check`` as a real host does."""
         unfinished = Completed(command=command, exit_status=None)
         try:
-            async with asyncio.timeout(options.get("timeout")):
+            async with asyncio.timeout(options.get("timeout")) as limit:
                 completed = await self._fleet.answer(Call(self.context.host, command, options))
         except TimeoutError:
+            if not limit.expired():
+                raise  # the reply's own
             detail = f"{command!r} did not end within {options['timeout']:g} s"
             raise CommandTimeout(detail, outcome="completed", completed=unfinished) from None
         except asyncio.CancelledError:
