@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
-from .core.engine import complaint, deploy
+from .core.engine import Deployment, complaint
 from .core.errors import Cancelled, DeploymentError, ExecutionError, Outcome
 from .core.host import Host, Transport
 from .core.inventory import Inventory, InventoryItem
@@ -60,9 +60,10 @@ async def execute(
             ``.responses`` has their responses.
     """
     items = Inventory.of(inventory).select(limit)
-    for name, number in (("concurrency", concurrency), ("timeout", timeout)):
-        if number is not None and not number > 0:
-            raise ValueError(f"{name} must be more than 0, not {number!r}")
+    if concurrency is not None and not (type(concurrency) is int and concurrency > 0):
+        raise ValueError(f"concurrency is a number of hosts, 1 or more, not {concurrency!r}")
+    if timeout is not None and not timeout > 0:
+        raise ValueError(f"timeout must be more than 0 seconds, not {timeout!r}")
     deployments = _make(factory, len(items))
     transport = pool if pool is not None else cast(Transport, await loop_pool())
     most = min(concurrency or len(items), transport.prepare(items)) if items else 1
@@ -129,12 +130,14 @@ class _Run:
         self.step = step
         self.strict = strict
         self.host: Host | None = None
+        self.deployment: Deployment | None = None
 
     async def run(self, transport: Transport, places: asyncio.Semaphore, limit: int | None) -> Response:
         """Wait for a place and run; what the deployment's code raises names the host."""
         try:
             async with places, transport.host(self.item, limit=limit) as self.host:
-                return await deploy(self.step, self.host, strict=self.strict)
+                self.deployment = Deployment(self.host, strict=self.strict)
+                return await self.deployment.run(self.step)
         except Exception as error:
             error.add_note(f"on host {self.item.host}")
             raise
@@ -144,7 +147,8 @@ class _Run:
         record = self.host.interrupted if self.host is not None else None
         state = "was not done" if self.host is not None else "had not begun"
         detail = f"the host {state} when the run's {seconds:g} s had passed" if seconds else "the run was cancelled"
-        outcome: Outcome = "not_started" if record is None else "unknown"
+        changed = self.deployment is not None and self.deployment.changed
+        outcome: Outcome = "unknown" if changed or record is not None else "not_started"
         return Response.of_failure(Cancelled(detail, outcome=outcome, completed=record), self.item.host)
 
 

@@ -20,7 +20,7 @@ _LONGEST = 128 * 1024 - 1
 def _command(value: str) -> str:
     if "\0" in value:
         raise ValueError("a command cannot contain a NUL character")
-    if len(value.encode("utf-8", "surrogateescape")) > _LONGEST:
+    if len(value.encode()) > _LONGEST:
         raise ValueError("a command can have 131,071 bytes at most: give a longer script on stdin, to 'sh -s'")
     return value
 

@@ -60,7 +60,7 @@ def test_keys_are_attributes_too() -> None:
 
 def test_an_unknown_attribute_says_what_there_is() -> None:
     with pytest.raises(AttributeError, match=r"Completed has no 'stdin': it has command, subsystem, exit_status"):
-        _ = Completed().stdin
+        _ = Completed().stdin  # type: ignore[attr-defined]
     assert not hasattr(Completed(), "stdin")
 
 
@@ -153,7 +153,7 @@ def test_a_success_has_no_detail_and_is_complete() -> None:
 
 def test_an_unknown_attribute_of_a_response_says_what_there_is() -> None:
     with pytest.raises(AttributeError, match="Response has no 'stdout': it has host, value, changed, error"):
-        _ = good().stdout
+        _ = good().stdout  # type: ignore[attr-defined]
     with pytest.raises(KeyError, match="'stdout'"):
         _ = good()["stdout"]
 
@@ -259,7 +259,7 @@ READS: dict[str, Any] = {
     "index": lambda value: value[0],
     "slice": lambda value: value[:2],
     "iteration": list,
-    "unpacking": lambda value: (lambda *a: a)(*value),
+    "unpacking": lambda value: [*value],
     "length": len,
     "truth": bool,
     "not": lambda value: not value,
@@ -325,9 +325,11 @@ def test_a_skipped_response_is_false_and_has_no_key() -> None:
 
 def test_reading_a_skipped_response_says_why_there_is_nothing() -> None:
     skipped: Response[Any] = Response()
-    with pytest.raises(KeyError, match="value: the step did not run here, its group does not include this host"):
+    with pytest.raises(KeyError, match=r"value: the step did not run here.* its group does not include this host"):
         _ = skipped["value"]
-    with pytest.raises(AttributeError, match="value: the step did not run here, its group does not include this host"):
+    with pytest.raises(
+        AttributeError, match=r"value: the step did not run here.* its group does not include this host"
+    ):
         _ = skipped.value
 
 
@@ -373,17 +375,19 @@ def test_responses_with_failures_raise_one_error_for_each() -> None:
 
 def test_except_star_keeps_the_responses() -> None:
     responses = Responses([refused("b"), Response.of_failure(ConnectionLost("gone"), "c")])
-    rest: BaseException | None = None
-    try:
+    heard: list[str] = []
+
+    def hear_one_kind() -> None:
         try:
             responses.raise_for_errors()
         except* ConnectionLost as lost:
-            assert [str(error) for error in lost.exceptions] == ["c: ConnectionLost: gone"]
-    except ExecutionError as error:
-        rest = error
-    assert isinstance(rest, ExecutionError)
-    assert [str(error) for error in rest.exceptions] == ["b: ConnectionRefusedError: nothing listens"]
-    assert rest.responses is responses
+            heard.extend(map(str, lost.exceptions))
+
+    with pytest.raises(ExecutionError) as rest:
+        hear_one_kind()
+    assert heard == ["c: ConnectionLost: gone"]
+    assert [str(error) for error in rest.value.exceptions] == ["b: ConnectionRefusedError: nothing listens"]
+    assert rest.value.responses is responses
 
 
 def test_errors_can_be_pickled() -> None:
@@ -410,7 +414,7 @@ def test_leaves_are_the_single_exceptions_of_groups_in_groups() -> None:
 
 
 class Custom:
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return "custom"
 
 

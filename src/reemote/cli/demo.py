@@ -11,7 +11,7 @@ from rich.syntax import Syntax
 
 from ..core.response import Responses
 from ..execute import Pool, execute
-from ..testing.sandbox import sandbox
+from ..testing.fleet import sandbox
 from . import demo_program
 from .output import console, exit_code, show
 

@@ -14,8 +14,8 @@ import click
 
 from ..core.response import as_json
 from ..core.secrets import reveal
-from ..testing.sandbox import Sandbox
-from ..testing.sandbox import sandbox as fleet_of
+from ..testing.fleet import Sandbox
+from ..testing.fleet import sandbox as fleet_of
 from .main import Refused
 
 

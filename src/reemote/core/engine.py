@@ -31,6 +31,24 @@ class Deployment:
         self.changed = False
         self.ran = False
 
+    async def run(self, step: Any) -> Response:
+        """Run a whole deployment; its response is false if the host ran nothing.
+
+        Raises:
+            Exception: What the deployment's own code raised. A :class:`HostError` that it let pass
+                is the host's response instead.
+        """
+        running.set(self)  # the task's own context: it ends with the run
+        try:
+            response = await self.carry_out(step)
+        except (HostError, ExceptionGroup) as error:
+            found = list(leaves(error))
+            if not all(isinstance(leaf, HostError) for leaf in found):
+                raise
+            failure = cast(HostError, found[0])
+            return failure.response or Response.of_failure(failure, self.item.host)
+        return cast(Response, response)
+
     async def carry_out(self, step: Any) -> Any:
         """Carry out *step*: an operation, an object with ``execute``, or a list of those."""
         if isinstance(step, list | tuple):
@@ -49,8 +67,8 @@ class Deployment:
                 response = await self._compose(step)
         except HostError as error:
             self.ran = True
-            self.last = error.response
-            self.changed = self.changed or bool(error.response and error.response["changed"])
+            self.last = error.response or Response.of_failure(error, self.item.host)
+            self.changed = self.changed or self.last["changed"]
             raise
         if response:
             self.last = response
@@ -71,8 +89,7 @@ class Deployment:
                 raise response.to_error() from error
             return response
         if type(answer) is Response:
-            whole = {"host": host, "value": None, "changed": not reads, "error": False} | answer | {"host": host}
-            response = Response(whole)
+            response = self._whole(answer, changed=not reads)
             if self.strict:
                 response.raise_for_error()
             return response
@@ -100,12 +117,19 @@ class Deployment:
             self.changed = self.changed or inner.changed
             self.ran = self.ran or inner.ran
         if isinstance(value, Response):
-            return value
+            if value:
+                return self._whole(value, changed=inner.changed)
+            value = None
         if value is None and inner.last is not None:
             return inner.last
         if value is None and not inner.ran:
             return Response()
         return Response(host=self.item.host, value=value, changed=inner.changed, error=False)
+
+    def _whole(self, answer: Response, *, changed: bool) -> Response:
+        """Give a response that a deployment made what it lacks, and the name of this host."""
+        host = self.item.host
+        return Response({"host": host, "value": None, "changed": changed, "error": False} | answer | {"host": host})
 
     async def _drive(self, steps: AsyncGeneratorType[Any, Any], name: str) -> None:
         """Answer each ``yield`` with its response, or raise there what the step raised."""
@@ -140,26 +164,6 @@ class Deployment:
         # The last in the list, not the last to end.
         self.last = _last(answers) or self.last
         return cast(list[Any], answers)
-
-
-async def deploy(step: Any, host: Host, *, strict: bool = False) -> Response:
-    """Run a whole deployment on one host; its response is false if the host ran nothing.
-
-    Raises:
-        Exception: What the deployment's own code raised. A :class:`HostError` that it let pass is
-            the host's response instead.
-    """
-    deployment = Deployment(host, strict=strict)
-    running.set(deployment)  # the task's own context: it ends with the run
-    try:
-        response = await deployment.carry_out(step)
-    except (HostError, ExceptionGroup) as error:
-        found = list(leaves(error))
-        if not all(isinstance(leaf, HostError) for leaf in found):
-            raise
-        failure = cast(HostError, found[0])
-        return failure.response or Response.of_failure(failure, host.context.host)
-    return cast(Response, response)
 
 
 def complaint(step: Any) -> str | None:

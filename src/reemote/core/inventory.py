@@ -9,7 +9,18 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from .errors import InventoryError, NoHostMatched
 from .secrets import Secret, masked
@@ -36,6 +47,12 @@ class _Options(_Model):
         """Give the options that were set, secrets as ``SecretStr``."""
         declared = (name for name in type(self).model_fields if name in self.model_fields_set)
         return {name: getattr(self, name) for name in (*declared, *(self.model_extra or ()))}
+
+    @model_serializer(mode="wrap")
+    def _mask(self, handler: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
+        """Mask in JSON what ``SecretStr`` does not: private keys that are given as text."""
+        data: dict[str, Any] = handler(self)
+        return dict(masked(data)) if info.mode == "json" else data
 
     def __repr_args__(self) -> Iterator[tuple[str, Any]]:
         return masked(self.options())
@@ -152,7 +169,7 @@ class Inventory(_Model):
             return source
         if isinstance(source, Mapping):
             return cls._read(source, "inventory")
-        if isinstance(source, str) and (source.lstrip("\ufeff \t\r\n")[:1] in ("{", "[") or "\n" in source):
+        if isinstance(source, str) and (source.lstrip("\ufeff \t\r\n")[:1] in ("{", "[", '"') or "\n" in source):
             return cls._parse(source.removeprefix("\ufeff"), "inventory")
         if isinstance(source, str | os.PathLike):
             return cls.load(source)
@@ -195,7 +212,7 @@ class Inventory(_Model):
         try:
             return cls.model_validate(dict(data))
         except ValidationError as error:
-            raise InventoryError(f"{where}: " + "; ".join(_complaints(error))) from None
+            raise InventoryError(f"{where}: " + "; ".join(complaints(error))) from None
 
     def select(self, limit: str | Sequence[str] | None = None) -> list[InventoryItem]:
         """Give the hosts that *limit* selects, in inventory order.
@@ -249,7 +266,7 @@ def _json_name(value: Any) -> str:
     return "null" if value is None else names.get(type(value), type(value).__name__)
 
 
-def _complaints(error: ValidationError) -> Iterator[str]:
+def complaints(error: ValidationError) -> Iterator[str]:
     """Say what is wrong and where, without the values, which may be secret."""
     for complaint in error.errors(include_url=False, include_context=False, include_input=False):
         place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in complaint["loc"]).lstrip(".")

@@ -14,6 +14,7 @@ from inspect import get_annotations
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, dataclass_transform
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.fields import FieldInfo
 from typing_extensions import TypeVar
 
 from .errors import DeploymentError
@@ -43,6 +44,10 @@ class Effect(StrEnum):
     """It brings about a state, and changes something only where the state is another."""
 
 
+RESERVED = frozenset({"Model", "effect", "route", "kwargs", "common_kwargs", "perform", "execute"})
+"""Names that parameters cannot have, besides those of pydantic's models."""
+
+
 @dataclass_transform(kw_only_default=True, field_specifiers=(Field,))
 class OperationMeta(ModelMetaclass):
     """Read ``Model = SomeRequest`` in a class as "it has the fields of SomeRequest"."""
@@ -50,11 +55,17 @@ class OperationMeta(ModelMetaclass):
     def __new__(mcs, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **kwargs: Any) -> Any:
         """Make the class."""
         model = namespace.pop("Model", None)
+        if model is not None and not (isinstance(model, type) and issubclass(model, BaseModel)):
+            raise TypeError(f"{name}.Model is {model!r}, which is no pydantic model")
         if model is not None and not any(issubclass(base, model) for base in bases):
             bases = (model, *bases)
         cls: Any = super().__new__(mcs, name, bases, namespace, **kwargs)
         if not cls.__pydantic_complete__:  # pydantic looked for local names of annotations here, not one frame up
             cls.model_rebuild(raise_errors=False, _parent_namespace_depth=3)
+        if reserved := RESERVED & set(cls.model_fields):
+            raise TypeError(
+                f"{name} cannot have a parameter {min(reserved)!r}: every operation has something of that name"
+            )
         cls.Model = model or cls
         if "route" not in namespace:
             cls.route = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
@@ -86,7 +97,8 @@ class Operation(BaseModel, Generic[T], metaclass=OperationMeta):
     @property
     def kwargs(self) -> dict[str, Any]:
         """The arguments that were given and that ``Model`` declares, as they were understood."""
-        return {name: value for name, value in self._given() if name in self.Model.model_fields}
+        fields = self.Model.model_fields
+        return {_accepted(fields[name], name): value for name, value in self._given() if name in fields}
 
     @property
     def common_kwargs(self) -> dict[str, Any]:
@@ -131,6 +143,11 @@ class Operation(BaseModel, Generic[T], metaclass=OperationMeta):
 
 
 _CORE = __name__.rpartition(".")[0]
+
+
+def _accepted(field: FieldInfo, name: str) -> str:
+    """Give the name by which a model takes a field."""
+    return field.validation_alias if isinstance(field.validation_alias, str) else name
 
 
 class Running(Protocol):

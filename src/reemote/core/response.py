@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import Any, Generic, NoReturn, get_type_hints
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, get_type_hints
 
 from pydantic_core import to_json
 from typing_extensions import TypedDict, TypeVar
@@ -25,11 +25,13 @@ class Record(dict[str, Any]):
         """Describe the record to pydantic as the dictionary that it is."""
         return handler(TypedDict(cls.__name__, get_type_hints(cls)))  # type: ignore[operator]
 
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return self[name]
-        except KeyError:
-            raise AttributeError(f"{type(self).__name__} has no {name!r}: it has {', '.join(self)}") from None
+    if not TYPE_CHECKING:  # a checker is to know the declared keys, and no others
+
+        def __getattr__(self, name: str) -> Any:
+            try:
+                return self[name]
+            except KeyError:
+                raise AttributeError(f"{type(self).__name__} has no {name!r}: it has {', '.join(self)}") from None
 
 
 class Completed(Record):
@@ -149,10 +151,12 @@ class Response(Record, Generic[T]):
             raise KeyError(f"{key}: {_SKIPPED}")
         raise KeyError(key)
 
-    def __getattr__(self, name: str) -> Any:
-        if not self:
-            raise AttributeError(f"{name}: {_SKIPPED}")
-        return super().__getattr__(name)
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            if not self:
+                raise AttributeError(f"{name}: {_SKIPPED}")
+            return super().__getattr__(name)
 
     @property
     def detail(self) -> str:
@@ -225,7 +229,7 @@ class Responses(list[Response[T]]):
 
 def as_json(value: Any, indent: int | None = None) -> str:
     """Write *value* as JSON: bytes as text, objects that JSON does not know by ``str``, secrets masked."""
-    return to_json(_plain(value), indent=indent, fallback=str, bytes_mode="utf8").decode()
+    return to_json(_plain(value), indent=indent, fallback=str, bytes_mode="utf8", inf_nan_mode="null").decode()
 
 
 def _plain(value: Any) -> Any:

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import asyncssh
+from pydantic import ValidationError
 
 from ..core.errors import InventoryError
-from ..core.inventory import Connection
+from ..core.inventory import Connection, complaints
 from ..core.secrets import reveal
 from .hostkeys import PORT, Trust
 
@@ -84,8 +85,9 @@ def plan(connection: Connection, overrides: Mapping[str, Any] | None = None) -> 
     if overrides:
         try:
             connection = Connection.model_validate({**connection.options(), **overrides})
-        except ValueError as error:
-            raise InventoryError(f"connection: {error}") from None
+        except ValidationError as error:
+            problems = "; ".join(complaints(error))
+            raise InventoryError(f"{connection.host}: connection: {problems}") from None
     options = {name: reveal(value) for name, value in connection.options().items()}
     check_names(options, CONNECTION_OPTIONS | _OURS, f"{connection.host}: connection")
     given = {name: value for name, value in options.items() if name not in _OURS and value is not None}
@@ -96,14 +98,14 @@ def plan(connection: Connection, overrides: Mapping[str, Any] | None = None) -> 
     host, port = connection.address or given.pop("host"), given.pop("port", PORT)
     given.pop("host", None)
     arguments = {**DEFAULTS, **_keys(given, connection.host), **_without_keys(given)}
-    _check_values(arguments, f"{connection.host}: connection")
+    checked = _checked(arguments, f"{connection.host}: connection")
     return Plan(
         name=connection.host,
         host=host,
         port=port,
         trust=trust,
         max_sessions=connection.max_sessions,
-        timeout=float(arguments["connect_timeout"] or 0),
+        timeout=float(checked.connect_timeout or 0),
         arguments=arguments,
         key=(host, port, *sorted((name, _hashable(value)) for name, value in options.items())),
     )
@@ -122,25 +124,25 @@ def check_names(options: Mapping[str, Any], accepted: frozenset[str], where: str
             raise InventoryError(f"{where}: unknown option {name!r}{hint}")
 
 
-def _check_values(arguments: Mapping[str, Any], where: str) -> None:
+def _checked(arguments: Mapping[str, Any], where: str) -> Any:
     """Let asyncssh check the values now, rather than when the first hosts are running.
 
     Raises:
         InventoryError: Names the option.
     """
     values = {name: value for name, value in arguments.items() if name not in _OF_CONNECT}
-    problem = _problem(values)
-    if problem is not None:
-        culprit = next((name for name, value in values.items() if _problem({name: value})), None)
-        raise InventoryError(f"{where}: {culprit}: {problem}" if culprit else f"{where}: {problem}")
+    made = _made(values)
+    if isinstance(made, Exception):
+        culprit = next((name for name, value in values.items() if isinstance(_made({name: value}), Exception)), None)
+        raise InventoryError(f"{where}: {culprit}: {made}" if culprit else f"{where}: {made}")
+    return made
 
 
-def _problem(values: Mapping[str, Any]) -> Exception | None:
+def _made(values: Mapping[str, Any]) -> asyncssh.SSHClientConnectionOptions | Exception:
     try:
-        asyncssh.SSHClientConnectionOptions(**{"config": None, "client_keys": None, **values})
+        return asyncssh.SSHClientConnectionOptions(**{"config": None, "client_keys": None, **values})
     except (ValueError, TypeError, OSError, asyncssh.Error) as error:
         return error
-    return None
 
 
 def _without_keys(given: dict[str, Any]) -> dict[str, Any]:
@@ -180,6 +182,8 @@ def _is_pair(named: Any) -> bool:
 
 
 def _key(key: Any, passphrase: str | None, host: str) -> Any:
+    if isinstance(key, str) and "PRIVATE KEY-----" in key:
+        return _import_key(key, passphrase, host)
     if not isinstance(key, str | os.PathLike):
         return key
     path = Path(key).expanduser()
@@ -188,10 +192,22 @@ def _key(key: Any, passphrase: str | None, host: str) -> Any:
     except OSError as error:
         raise InventoryError(f"{host}: client_keys: {path}: {error.strerror}") from None
     except (asyncssh.KeyEncryptionError, asyncssh.KeyImportError) as error:
-        if "assphrase" in str(error):
-            need = "its passphrase is wrong" if passphrase else "it is encrypted: give its passphrase"
-            raise InventoryError(f"{host}: client_keys: {path}: {need}") from None
-        raise InventoryError(f"{host}: client_keys: {path}: {error}") from None
+        raise _unreadable(f"{host}: client_keys: {path}", error, passphrase) from None
+
+
+def _import_key(text: str, passphrase: str | None, host: str) -> Any:
+    try:
+        return asyncssh.import_private_key(text, passphrase)
+    except (asyncssh.KeyEncryptionError, asyncssh.KeyImportError) as error:
+        raise _unreadable(f"{host}: client_keys: a key that is given as text", error, passphrase) from None
+
+
+def _unreadable(where: str, error: Exception, passphrase: str | None) -> InventoryError:
+    if "assphrase" in str(error):
+        return InventoryError(
+            f"{where}: {'its passphrase is wrong' if passphrase else 'it is encrypted: give its passphrase'}"
+        )
+    return InventoryError(f"{where}: {error}")
 
 
 def _default_key(path: Path, passphrase: str | None) -> Any:

@@ -11,7 +11,6 @@ from contextlib import asynccontextmanager
 from typing import Any, Self
 
 from ..core.context import Context
-from ..core.errors import InventoryError
 from ..core.inventory import InventoryItem
 from .host import SshHost
 from .link import Link, connect
@@ -117,10 +116,7 @@ class Pool:
         """
         wanted = self._plan(item)
         if overrides:
-            try:
-                wanted = plan(item.connection, overrides)
-            except InventoryError as error:
-                raise InventoryError(f"{item.host}: {error}") from None
+            wanted = plan(item.connection, overrides)
         entry = self._entries.get(wanted.key)
         if entry is None or (entry.link is not None and entry.link.is_closed):
             if entry is not None:

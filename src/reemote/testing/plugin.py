@@ -12,7 +12,7 @@ import pytest
 
 if TYPE_CHECKING:
     from .fake import Fake
-    from .sandbox import Sandbox
+    from .fleet import Sandbox
 
 
 @pytest.fixture
@@ -26,6 +26,6 @@ def reemote_fake() -> Callable[..., Fake]:
 @pytest.fixture
 def reemote_sandbox() -> Callable[..., Sandbox]:
     """Give the function that makes sandboxes: enter what it returns with ``async with``."""
-    from .sandbox import sandbox
+    from .fleet import sandbox
 
     return sandbox
