@@ -72,3 +72,5 @@ def inventories(responses: Responses[Completed]) -> None:
     Authentication(sudo_password=5)  # E: arg-type
     Authentication(password="x")  # E: call-arg
     responses[0].value.command.upper()  # E: union-attr
+    responses[0].stdout  # E: attr-defined
+    responses[0].value.stdin  # E: attr-defined
