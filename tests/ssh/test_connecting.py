@@ -154,6 +154,12 @@ async def test_the_users_key_is_found(home: Path) -> None:
         assert not (await execute(shell, hosts, pool=pool)).failed
 
 
+async def test_a_banner_in_no_known_encoding(make_user_sshd: MakeUserSshd, tmp_path: Path) -> None:
+    (tmp_path / "banner").write_bytes(b"\xff\xfe welcome \x1b[31m\n" * 100)
+    server = make_user_sshd(Banner=tmp_path / "banner")
+    assert (await only(shell, **server.connection())).value.stdout == "ran\n"
+
+
 @pytest.mark.slow
 async def test_a_hundred_hosts_some_of_them_broken(make_user_sshd: MakeUserSshd) -> None:
     """R1: one host's trouble never costs another host's result, nor its time."""

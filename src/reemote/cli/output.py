@@ -15,7 +15,7 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from ..core.errors import ConnectFailed, HostError
+from ..core.errors import ConnectFailed, ConnectionLost, HostError
 from ..core.response import Completed, Response, as_json
 from .main import FAILED, OK, UNREACHABLE, write_no_more
 
@@ -118,10 +118,16 @@ def some(hosts: Sequence[str]) -> str:
 
 def exit_code(responses: Iterable[Response[Any]]) -> int:
     """Give the exit code that tells of *responses*."""
-    failed = [HostError.named(str(response["value"])) for response in responses if response["error"]]
-    if any(issubclass(kind, ConnectFailed) for kind in failed):
+    failed = [response for response in responses if response["error"]]
+    if any(map(_is_unreachable, failed)):
         return UNREACHABLE
     return FAILED if failed else OK
+
+
+def _is_unreachable(response: Response[Any]) -> bool:
+    """Whether the host could not be reached, or dropped us before anything had begun."""
+    kind = HostError.named(str(response["value"]))
+    return issubclass(kind, ConnectFailed) or (kind is ConnectionLost and response.outcome == "not_started")
 
 
 def _block(response: Response[Any], width: int | None) -> Text:
