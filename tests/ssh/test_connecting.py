@@ -77,6 +77,22 @@ async def test_no_route() -> None:
     is_failure(response, "HostUnreachable")
 
 
+@pytest.mark.slow
+async def test_no_network(world: RootWorld) -> None:
+    # The machines' network knows no other: nothing is sent anywhere.
+    with world.network():
+        response = await only(shell, host="192.0.2.1")
+    is_failure(response, "HostUnreachable")
+    assert "192.0.2.1" in response["detail"]
+
+
+async def test_a_login_that_is_never_answered() -> None:
+    async with talker(b"SSH-2.0-Silent\r\n", close=False) as (port, _):
+        start = time.monotonic()
+        is_failure(await only(shell, host="127.0.0.1", port=port, login_timeout=0.4), "ConnectTimeout")
+        assert time.monotonic() - start < 2
+
+
 async def test_a_drop_before_the_login_is_tried_five_times(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(link, "BACKOFF", 0.01)
     async with talker() as (port, calls):

@@ -169,6 +169,65 @@ def test_more_hosts_than_files_may_be_open(make_user_sshd: MakeUserSshd, hard: i
     assert json.loads(done.stdout) == [250, []]
 
 
+NO_FILES = """
+import asyncio, json, os, resource, sys
+from reemote.execute import Pool, execute
+from reemote.host import Shell
+from reemote.inventory import Inventory
+from reemote.ssh import link
+
+options = json.loads(sys.argv[1])
+with open(options["known_hosts"], "rb") as file:
+    options["known_hosts"] = file.read()
+hosts = Inventory.of({"hosts": [{"connection": options}]})
+
+async def main(release):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
+    async with Pool() as pool:
+        pool.prepare(hosts.hosts)  # the keys are read now
+        held = []
+        try:
+            while True:
+                held.append(os.open("/dev/null", os.O_RDONLY))
+        except OSError:
+            pass
+        if release:
+            wait = link.asyncio.sleep
+            async def free(seconds):
+                while held:
+                    os.close(held.pop())
+                await wait(0)
+            link.asyncio.sleep = free  # the pause before the next attempt
+        else:
+            link.BACKOFF = 0.01
+        [response] = await execute(lambda: Shell(cmd="echo here"), hosts, pool=pool)
+        for number in held:
+            os.close(number)
+        return response
+
+response = asyncio.run(main(sys.argv[2] == "release"))
+print(json.dumps([response["value"] if response["error"] else response["value"]["stdout"], response.outcome]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("what", "expected"),
+    [("release", ["here\n", "completed"]), ("hold", ["FileDescriptorsExhausted", "not_started"])],
+)
+def test_no_file_can_be_opened(sshd: UserSshd, what: str, expected: list[str]) -> None:
+    """Another part of the program uses them all: waited for, for a while, and then said."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", NO_FILES, json.dumps(sshd.connection()), what],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stderr == ""
+    assert json.loads(done.stdout) == expected
+
+
 @pytest.mark.slow
 async def test_no_more_connections_than_hosts_that_may_run() -> None:
     fleet = sandbox(*(f"host{number}" for number in range(20)))
