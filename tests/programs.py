@@ -35,10 +35,10 @@ def run_program(
 ) -> subprocess.CompletedProcess[str]:
     """Run a program in a process of its own, on the hosts of *inventory_file*.
 
-    Python runs in development mode with warnings as errors: what is not closed or awaited shows on
-    standard error.
+    Warnings are errors: what is not closed or awaited shows on standard error. Not in development
+    mode, in which asyncio also tells of each moment that a busy machine was slow.
     """
-    command = [sys.executable, "-X", "dev", "-W", "error", __file__, str(inventory_file), str(path), *arguments]
+    command = [sys.executable, "-W", "error", __file__, str(inventory_file), str(path), *arguments]
     return subprocess.run(
         command, capture_output=True, text=True, timeout=timeout, check=False, env={**os.environ, **environment}
     )

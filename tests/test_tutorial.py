@@ -39,7 +39,7 @@ PRINTED = {
 @pytest.mark.parametrize("arguments", PRINTED, ids=" ".join)
 def test_the_program_prints_what_the_tutorial_says(world: RootWorld, arguments: tuple[str, ...]) -> None:
     before = [machine.accepted() for machine in world.machines.values()]
-    done = world.run([sys.executable, "-X", "dev", "-W", "error", PROGRAMS / arguments[0], *arguments[1:]])
+    done = world.run([sys.executable, "-W", "error", PROGRAMS / arguments[0], *arguments[1:]])
     assert done.stderr == ""
     assert done.stdout == PRINTED[arguments]
     # One connection for a whole program, however often it calls execute().

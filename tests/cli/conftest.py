@@ -106,7 +106,7 @@ def start() -> Iterator[Start]:
     with contextlib.ExitStack() as stack:
 
         def run(*arguments: str | Path, **options: object) -> subprocess.Popen[str]:
-            command = [sys.executable, "-X", "dev", "-W", "error", "-m", "reemote", *map(str, arguments)]
+            command = [sys.executable, "-W", "error", "-m", "reemote", *map(str, arguments)]
             settings = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
             process: subprocess.Popen[str] = stack.enter_context(subprocess.Popen(command, **settings))  # type: ignore[call-overload]
             stack.callback(_kill, process)

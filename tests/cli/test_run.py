@@ -664,7 +664,7 @@ def test_interrupt_of_a_deployment_that_blocks(start: Start, write: Write, inven
 def through(shell: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """Run reemote in bash, with its output led elsewhere, and answer with its own exit code."""
     line = f'"$@" {shell}; exit ${{PIPESTATUS[0]}}'
-    command = ["bash", "-c", line, "bash", sys.executable, "-X", "dev", "-W", "error", "-m", "reemote"]
+    command = ["bash", "-c", line, "bash", sys.executable, "-W", "error", "-m", "reemote"]
     return subprocess.run(
         [*command, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=60, env=plain()
     )

@@ -660,6 +660,6 @@ async def main():
 
 asyncio.run(main())
 """
-    command = [sys.executable, "-X", "dev", "-W", "error", "-c", program]
+    command = [sys.executable, "-W", "error", "-c", program]
     result = subprocess.run(command, capture_output=True, timeout=30, check=True)
     assert (result.stdout, result.stderr) == (b"True\n", b"")
