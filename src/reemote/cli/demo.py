@@ -32,7 +32,7 @@ async def _demo() -> int:
         out.print("\nThis program runs on both of them at the same time:\n", style="bold")
         source = inspect.getsource(demo_program).strip()
         if out.is_terminal:
-            out.print(Syntax(source, "python", background_color="default"))
+            out.print(Syntax(source, "python", theme="ansi_dark", background_color="default"))
         else:
             print(source)
         out.print("\nresponses = await execute(lambda: Survey(), inventory=inventory)", style="bold")
@@ -45,5 +45,5 @@ async def _demo() -> int:
         commands = sum(len(server.commands) for server in fleet.servers.values())
         connections = sum(server.connections for server in fleet.servers.values())
         out.print(f"\n{commands} commands on {connections} connections in {seconds:.2f} s.", style="bold")
-        out.print("Next: 'reemote sandbox' keeps such hosts up to try your own programs on; 'reemote --help'.")
+        out.print("Next: reemote sandbox, which keeps such hosts up; reemote --help.")
     return exit_code(responses)

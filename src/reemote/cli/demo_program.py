@@ -11,15 +11,12 @@ class Survey:
 
     async def execute(self) -> Any:
         user = yield Shell(cmd="whoami")
-        system, processors = yield [Shell(cmd="uname -sr"), Shell(cmd="nproc")]  # at the same time
-        note = yield Shell(cmd="tee note.txt", stdin=f"surveyed: {system.value.stdout}")
+        # These two run at the same time.
+        system, cores = yield [Shell(cmd="uname -sr"), Shell(cmd="nproc")]
+        cores = int(cores.value.stdout)
+        found = f"{system.value.stdout.strip()}, {cores} cores"
+        note = yield Shell(cmd="tee note.txt", stdin=found)
         if note.value.returncode != 0:
             yield Shell(cmd="echo 'no note today' >&2")
-        yield Return(
-            value={
-                "user": user.value.stdout.strip(),
-                "system": system.value.stdout.strip(),
-                "processors": int(processors.value.stdout),
-                "note": note.value.stdout.strip(),
-            }
-        )
+        user = user.value.stdout.strip()
+        yield Return(value={"user": user, "found": note.value.stdout})
