@@ -126,7 +126,8 @@ def test_the_parameters_of_shell() -> None:
         "cmd", "env", "cwd", "stdin", "timeout", "check", "sudo", "su", "connection", "session", "group", "name",
     }  # fmt: skip
     cmd, timeout, env = found["cmd"], found["timeout"], found["env"]
-    assert (cmd.required, cmd.schema) == (True, {"type": "string", "minLength": 1})
+    limits = {"minLength": 1, "maxLength": 131071, "pattern": r"^[^\u0000]*$"}
+    assert (cmd.required, cmd.schema, cmd.examples) == (True, {"type": "string", **limits}, ("uname -a",))
     assert (timeout.required, timeout.default) == (False, None)
     assert timeout.schema == {"anyOf": [{"exclusiveMinimum": 0, "type": "number"}, {"type": "null"}]}
     assert (env.required, env.default) == (False, {})

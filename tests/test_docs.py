@@ -5,8 +5,10 @@
   A ``text`` block after it is what it prints.
 - A block that begins with ``# NAME.py`` is kept as a file of this name for the blocks after it on the page;
   one whose name begins with ``test_`` is run by pytest instead.
-- A ``console`` block holds commands after ``$``, and what they print.
-- The commands of an ``sh`` block are looked up, with their options, and not run.
+- A ``console`` block holds commands after ``$``, and what they print. A ``curl`` command calls a server that
+  has the inventory, and that is not at the port that it names.
+- The commands of an ``sh`` block are looked up, with their options, and not run; the requests of ``curl`` must
+  be ones that the API knows.
 - A ``json`` block is an inventory.
 
 A comment before a block may say more, separated by commas: ``continues`` (it goes on where the block before it
@@ -15,7 +17,9 @@ ended), ``down: HOST`` (this host is down), ``file: NAME.py`` (the name of the f
 
 from __future__ import annotations
 
+import contextlib
 import io
+import itertools
 import json
 import re
 import shlex
@@ -32,15 +36,18 @@ import pytest
 import reemote.core.errors
 from reemote import HostError, Inventory
 from reemote.cli import main as cli
+from reemote.server.app import App
+from reemote.server.settings import Settings
 from tests.programs import ROOT, Fleet, elsewhere, nothing_listens, options_of
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 GROUPS = {"web1": ["web", "prod"], "web2": ["web"], "db1": ["db", "prod"]}
 TUTORIAL_HOSTS = ("server104", "server105")
 OTHER_PROGRAMS = {"pip", "ssh-keyscan"}
+API = "http://127.0.0.1:8001"
 
-SLOW = {"testing.md"}
-"""Pages with blocks that pytest runs, in a process of its own."""
+SLOW = {"testing.md", "rest-api.md"}
+"""Pages with blocks that need a process of their own: pytest, or a server."""
 
 BLOCK = re.compile(r"^(?:<!-- (?P<notes>[^>]*) -->\n)?```(?P<kind>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -95,6 +102,8 @@ class Runner:
         self.closed_port = closed_port
         self.options: dict[str, dict[str, Any]] = {}
         self.globals: dict[str, Any] = {}
+        self.server: subprocess.Popen[str] | None = None
+        self.url = ""
 
     def run(self, block: Block) -> None:
         down = [(block.notes["down"], self.closed_port)] if "down" in block.notes else []
@@ -134,11 +143,32 @@ class Runner:
         for example in re.split(r"^\$ ", block.text, flags=re.MULTILINE)[1:]:
             command, _, expected = example.partition("\n")
             program, *arguments = shlex.split(command)
+            if program == "curl":
+                check_request(*arguments)
+                assert self.curl(*arguments) == expected
+                continue
             assert program == "reemote"
             output = io.StringIO()
             with redirect_stdout(output), redirect_stderr(output), pytest.raises(SystemExit):
                 cli.main(arguments)
             assert comparable(output.getvalue()) == expected
+
+    def curl(self, *arguments: str) -> str:
+        if self.server is None:
+            command = [sys.executable, "-m", "reemote", "--port=0", "--inventory=inventory.json"]
+            self.server = subprocess.Popen(command, cwd=self.directory, stdout=subprocess.PIPE, text=True)
+            assert self.server.stdout is not None
+            self.url = self.server.stdout.readline().split()[-1]
+        words = [word.replace(API, self.url) for word in arguments]
+        done = subprocess.run(
+            ["curl", "--noproxy", "*", *words], capture_output=True, text=True, check=True, timeout=30
+        )
+        return comparable(done.stdout) + "\n"
+
+    def close(self) -> None:
+        if self.server is not None:
+            with self.server:
+                self.server.terminate()
 
     def sh(self, block: Block) -> None:
         for line in block.text.splitlines():
@@ -160,12 +190,30 @@ def check_command(program: str, *arguments: str) -> None:
         assert arguments[0] in tasks
         if arguments[0] == "bench":
             assert (ROOT / "bench" / f"{arguments[1]}.py").exists()
+    elif program == "curl":
+        check_request(*arguments)
     elif program == "reemote":
+        if arguments[0].startswith("-"):
+            arguments = ("serve", *arguments)
         command = cli.reemote.get_command(click.Context(cli.reemote), arguments[0])
         assert command is not None
         command.make_context(arguments[0], list(arguments[1:]))
     else:
         assert program in OTHER_PROGRAMS
+
+
+def check_request(*arguments: str) -> None:
+    """Look a request up: the API must know its path and its method."""
+    [url] = [word for word in arguments if word.startswith("http")]
+    methods = [after for word, after in itertools.pairwise(arguments) if re.fullmatch(r"-s?X", word)]
+    method = methods[0] if methods else "POST" if "-d" in arguments else "GET"
+    path = url.removeprefix(API).partition("?")[0]
+    found = [
+        known
+        for template, known in App(Settings()).openapi()["paths"].items()
+        if re.fullmatch(re.sub(r"\\?\{\w+\\?\}", "[^/]+", re.escape(template)), path)
+    ]
+    assert any(method.lower() in known for known in found), (method, path)
 
 
 @pytest.mark.parametrize(
@@ -176,13 +224,13 @@ def check_command(program: str, *arguments: str) -> None:
 def test_page(page: Path, fleet: Fleet, tmp_path: Path, closed_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    runner = Runner(fleet, tmp_path, closed_port)
-    for block in blocks(page):
-        try:
-            runner.run(block)
-        except BaseException as error:
-            error.add_note(f"{page.name}, line {block.line}")
-            raise
+    with contextlib.closing(Runner(fleet, tmp_path, closed_port)) as runner:
+        for block in blocks(page):
+            try:
+                runner.run(block)
+            except BaseException as error:
+                error.add_note(f"{page.name}, line {block.line}")
+                raise
     for name, module in list(sys.modules.items()):
         if str(getattr(module, "__file__", "")).startswith(str(tmp_path)):
             del sys.modules[name]
@@ -234,13 +282,15 @@ def test_table_of_exit_codes() -> None:
     assert codes == {cli.OK, cli.INTERNAL, cli.USAGE, cli.FAILED, cli.UNREACHABLE, cli.NO_HOST, cli.INTERRUPTED}
 
 
-def test_table_of_options() -> None:
-    documented = {
-        word for row in table("command-line.md", "reemote run") for word in re.findall(r"(?<!\w)--?[a-z-]+", row[0])
-    }
-    command = cli.reemote.get_command(click.Context(cli.reemote), "run")
+@pytest.mark.parametrize(
+    ("page", "heading", "name"), [("command-line.md", "reemote run", "run"), ("rest-api.md", "Options", "serve")]
+)
+def test_table_of_options(page: str, heading: str, name: str) -> None:
+    documented = {word for row in table(page, heading) for word in re.findall(r"(?<!\w)--?[a-z-]+", row[0])}
+    command = cli.reemote.get_command(click.Context(cli.reemote), name)
     assert command is not None
-    options = {name for option in command.params for name in option.opts if name.startswith("-")}
+    shown = [option for option in command.params if not getattr(option, "hidden", False)]
+    options = {name for option in shown for name in option.opts if name.startswith("-")}
 
     assert documented - {"-h", "--help"} == options
 

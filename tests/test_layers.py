@@ -30,6 +30,7 @@ HOMES = {
     "fastapi": {"server"},
     "starlette": {"server"},
     "uvicorn": {"server"},
+    "h11": {"server"},
     "prometheus_client": {"server"},
     "platformdirs": {"ssh", "server", "cli"},  # a question to the operating system, which several have
     "pytest": {"testing"},

@@ -6,12 +6,20 @@ import re
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
+from pydantic.config import JsonDict
 
 from .core.context import Context
 from .core.host import Host
 from .core.operation import Effect
 from .core.remote import Command, Remote
 from .core.response import Completed
+
+# What the functions below refuse, for those who read the schema.
+_NO_NUL: JsonDict = {"pattern": r"^[^\u0000]*$"}
+_VARIABLES: JsonDict = {
+    "propertyNames": {"pattern": r"^[A-Za-z_][A-Za-z0-9_]*$"},
+    "additionalProperties": {"type": "string", **_NO_NUL},
+}
 
 # Linux passes one argument of at most 128 KiB (MAX_ARG_STRLEN, execve(2)), and a command is one.
 _LONGEST = 128 * 1024 - 1
@@ -22,6 +30,12 @@ def _command(value: str) -> str:
         raise ValueError("a command cannot contain a NUL character")
     if len(value.encode()) > _LONGEST:
         raise ValueError("a command can have 131,071 bytes at most: give a longer script on stdin, to 'sh -s'")
+    return value
+
+
+def _directory(value: str) -> str:
+    if "\0" in value:
+        raise ValueError("a directory cannot contain a NUL character")
     return value
 
 
@@ -42,15 +56,19 @@ class Shell(Command[Completed]):
     background does not hold up the answer for longer than two seconds of silence.
     """
 
-    cmd: Annotated[str, Field(min_length=1), AfterValidator(_command)]
+    cmd: Annotated[str, AfterValidator(_command)] = Field(
+        min_length=1, json_schema_extra={**_NO_NUL, "maxLength": _LONGEST}, examples=["uname -a"]
+    )
     """The command, as the login shell of the user is to read it."""
-    env: Annotated[dict[str, str], AfterValidator(_variables)] = Field(default_factory=dict)
+    env: Annotated[dict[str, str], AfterValidator(_variables)] = Field(
+        default_factory=dict, json_schema_extra=_VARIABLES, examples=[{"LANG": "C.UTF-8"}]
+    )
     """Variables to set for the command; the host sees them in its process list for a moment."""
-    cwd: str | None = Field(default=None, min_length=1)
+    cwd: Annotated[str, Field(min_length=1, json_schema_extra=_NO_NUL), AfterValidator(_directory)] | None = None
     """The directory to run the command in; a relative one starts where logins start."""
     stdin: str | bytes | None = None
     """What the command reads from standard input."""
-    timeout: float | None = Field(default=None, gt=0)
+    timeout: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Seconds until the command and its process group are killed."""
     check: bool = False
     """Whether an exit status other than 0 is an error."""

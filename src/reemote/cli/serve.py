@@ -2,25 +2,58 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import logging.handlers
+import os
+import re
+import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
+from ..core.errors import InventoryError
+from ..server.guard import request_id
 from ..server.serve import ServeError
 from ..server.serve import serve as serve_api
-from ..server.settings import Settings, data_directory, default_inventory
+from ..server.settings import Settings
+from ..server.store import Store
 from .main import Refused
 from .output import visible
 
-_CURL = """curl -X POST '{url}/reemote/host/shell?cmd=uptime' -H 'Content-Type: application/json' -d '{{}}'"""
+_FILE = click.Path(dir_okay=False, path_type=Path)
 
 
-class _OneLine(logging.Formatter):
-    """Log lines of one line each, in which nothing drives the terminal."""
+class _Entries(logging.Formatter):
+    """Log entries that name their request; nothing in them drives the terminal, or looks like another entry."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return visible(super().format(record))
+        record.request = request_id.get()
+        return visible(super().format(record)).replace("\n", "\n    ")
+
+
+class _LogFile(logging.handlers.WatchedFileHandler):
+    """A log that only its owner may read; one that was moved away is begun anew."""
+
+    _has_failed = False
+
+    def _open(self) -> io.TextIOWrapper:
+        descriptor = os.open(self.baseFilename, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        return os.fdopen(descriptor, "a", encoding="utf-8")
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - of the base class
+        """Say once that the log cannot be written: a full disk does not end the server."""
+        if not self._has_failed:
+            self._has_failed = True
+            click.echo(f"{self.baseFilename} cannot be written: {sys.exc_info()[1]}", err=True)
+
+
+def _host_names(_: click.Context, __: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+    for name in value:
+        if not re.fullmatch(r"[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]", name):
+            raise click.BadParameter(f"{name!r} is no name: give it without scheme, port and path")
+    return value
 
 
 def _no_workers(_: click.Context, __: click.Parameter, value: int | None) -> None:
@@ -34,56 +67,45 @@ def _no_workers(_: click.Context, __: click.Parameter, value: int | None) -> Non
 @click.option(
     "-i",
     "--inventory",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=_FILE,
     envvar="REEMOTE_INVENTORY",
     help="The inventory file, which the API can change; by default one in the user's configuration.",
 )
-@click.option("--logging", "log_file", type=click.Path(dir_okay=False), help="A file to log requests to.")
-@click.option("--allowed-host", "allowed_hosts", multiple=True, help="A further name that the server goes by.")
-@click.option("--certificate", type=click.Path(path_type=Path), help="TLS certificate (PEM).")
-@click.option("--key", type=click.Path(path_type=Path), help="Its private key (PEM).")
-@click.option("--token-file", type=click.Path(path_type=Path), help="Where the token is kept.")
+@click.option("--logging", "log_file", type=_FILE, help="A file to log requests to.")
+@click.option("--files", type=click.Path(path_type=Path), help="The directory that transfers over HTTP keep to.")
+@click.option(
+    "--allowed-host",
+    "allowed_hosts",
+    multiple=True,
+    callback=_host_names,
+    metavar="NAME",
+    help="A further name that the server goes by; whoever calls it so needs the token.",
+)
+@click.option("--certificate", type=_FILE, help="TLS certificate (PEM).")
+@click.option("--key", type=_FILE, help="Its private key (PEM).")
+@click.option("--token-file", type=_FILE, help="Where the token is kept.")
 @click.option("--no-auth", is_flag=True, help="Let in everybody on this machine (loopback addresses only).")
-@click.option("--audit", type=click.Path(path_type=Path), help="Where the audit log is kept.")
+@click.option("--audit", "audit_file", type=_FILE, help="Where the audit log is kept.")
 @click.option("--audit-required", is_flag=True, help="Run nothing that cannot be recorded in the audit log.")
 @click.option(
-    "--timeout", type=click.FloatRange(min=0, min_open=True), default=300, show_default=True, help="Seconds for a run."
+    "--timeout",
+    "run_timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=300,
+    show_default=True,
+    help="Seconds for a run.",
 )
-@click.option("--max-runs", type=click.IntRange(min=1), default=100, show_default=True, help="Runs at the same time.")
+@click.option(
+    "--max-runs", "most_runs", type=click.IntRange(min=1), default=100, show_default=True, help="Runs at the same time."
+)
 @click.option("--workers", type=int, hidden=True, expose_value=False, callback=_no_workers)
-def serve(
-    host: str,
-    port: int,
-    inventory: Path | None,
-    log_file: str | None,
-    allowed_hosts: tuple[str, ...],
-    certificate: Path | None,
-    key: Path | None,
-    token_file: Path | None,
-    no_auth: bool,
-    audit: Path | None,
-    audit_required: bool,
-    timeout: float,
-    max_runs: int,
-) -> int:
+def serve(log_file: Path | None, *, no_auth: bool, **options: Any) -> int:
     """Serve every operation over HTTP, until Ctrl-C.
 
     On a loopback address your own requests need no token; others need the one that 'reemote token' prints.
     """
-    settings = Settings(
-        inventory=inventory or default_inventory(),
-        host=host,
-        port=port,
-        allowed_hosts=allowed_hosts,
-        certificate=certificate,
-        key=key,
-        token_file=token_file or data_directory() / "token",
-        authenticate=not no_auth,
-        audit_file=audit or data_directory() / "audit.jsonl",
-        audit_required=audit_required,
-        run_timeout=timeout,
-        most_runs=max_runs,
-    )
+    given = {name: value for name, value in options.items() if value is not None}
+    settings = Settings(**given, authenticate=not no_auth)
     _log_to(log_file)
     try:
         serve_api(settings, lambda url: _tell(url, settings))
@@ -93,20 +115,44 @@ def serve(
     return 0
 
 
-def _log_to(path: str | None) -> None:
+def _log_to(path: Path | None) -> None:
     handler: logging.Handler = logging.StreamHandler()
     if path is not None:
         try:
-            handler = logging.FileHandler(path, encoding="utf-8")
+            handler = _LogFile(path)
         except OSError as error:
             raise Refused(f"{path} cannot be written: {error.strerror}") from None
-    handler.setFormatter(_OneLine("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(_Entries("%(asctime)s %(levelname)s %(request)s %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("reemote").setLevel(logging.INFO if path else logging.WARNING)
 
 
 def _tell(url: str, settings: Settings) -> None:
-    click.echo(f"Listening at {url} (inventory: {settings.inventory})")
+    click.echo(f"Listening at {url}")
+    click.echo(f"Inventory: {settings.inventory} ({_hosts(settings)})")
     click.echo(f"Documentation: {url}/docs")
-    click.echo(f"Try: {_CURL.format(url=url)}")
+    click.echo(f"Try: {_curl(url, settings)}")
+    if settings.host in ("", "0.0.0.0", "::") and not settings.allowed_hosts:  # noqa: S104 - that address is no name
+        click.echo("It goes by the name localhost only: --allowed-host adds the one that other machines use.")
     click.echo("Stop with Ctrl-C.")
+
+
+def _hosts(settings: Settings) -> str:
+    """Say what is in the inventory: a path that was mistyped should show here, not in empty answers."""
+    if not settings.inventory.exists():
+        return "there is no such file yet"
+    try:
+        number = len(Store(settings.inventory).inventory().hosts)
+    except InventoryError:
+        return "it cannot be read"
+    return f"{number} host{'' if number == 1 else 's'}"
+
+
+def _curl(url: str, settings: Settings) -> str:
+    options = []
+    if not settings.is_loopback:
+        options.append('-H "Authorization: Bearer $(reemote token)"')
+    if settings.certificate is not None:
+        options.append(f"--cacert {settings.certificate}")
+    words = ["curl -X POST", f"'{url}/reemote/host/shell?cmd=uptime'", *options]
+    return " ".join([*words, "-H 'Content-Type: application/json' -d '{}'"])

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from inspect import get_annotations
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -62,7 +63,8 @@ def module(name: str) -> ModuleType:
 def operations(name: str) -> Iterator[type[Operation[Any]]]:
     """Give the operations of the module *name*, in the order in which they stand there.
 
-    A leading underscore or a type parameter of its own marks a base class.
+    A leading underscore marks a base class; so does a type parameter that is for subclasses to fill
+    in, one that none of its fields has.
     """
     source = module(name)
     for key, cls in vars(source).items():
@@ -73,9 +75,14 @@ def operations(name: str) -> Iterator[type[Operation[Any]]]:
             and cls.__name__ == key  # pydantic leaves parametrised generics in the module, too
             and key.isidentifier()
             and not key.startswith("_")
-            and not getattr(cls, "__parameters__", ())
+            and _is_complete(cls)
         ):
             yield cls
+
+
+def _is_complete(operation: type[Operation[Any]]) -> bool:
+    kinds = [field.annotation for field in operation.model_fields.values()]
+    return all(parameter in kinds for parameter in getattr(operation, "__parameters__", ()))
 
 
 def catalogue() -> Iterator[tuple[str, type[Operation[Any]]]]:
@@ -96,6 +103,7 @@ class Parameter:
     help: str
     schema: dict[str, Any] | None
     """Its JSON schema; ``None`` for what exists in Python only."""
+    examples: tuple[Any, ...] = ()
 
     @classmethod
     def of(cls, name: str, field: FieldInfo) -> Parameter:
@@ -105,20 +113,38 @@ class Parameter:
             schema = TypeAdapter(annotation).json_schema()
         except PydanticInvalidForJsonSchema:
             schema = None
+        if schema is not None and isinstance(field.json_schema_extra, dict):
+            schema |= field.json_schema_extra
         default = None if field.is_required() else field.get_default(call_default_factory=True)
-        return cls(name, annotation, field.is_required(), default, field.description or "", schema)
+        help_text, examples = field.description or "", tuple(field.examples or ())
+        return cls(name, annotation, field.is_required(), default, help_text, schema, examples)
 
 
-def parameters(operation: type[Operation[Any]]) -> list[Parameter]:
-    """Give the parameters of *operation*: its own first, then those that all have."""
-    common = set(Operation.model_fields)
+@cache
+def parameters(operation: type[Operation[Any]]) -> tuple[Parameter, ...]:
+    """Give the parameters of *operation*: its own first, then those of its kind, then those that all have."""
+    general = set(Operation.model_fields)
+    shared = {name for base in operation.__mro__ if base.__module__.startswith(_CORE) for name in get_annotations(base)}
     found = [Parameter.of(name, field) for name, field in operation.model_fields.items()]
-    return sorted(found, key=lambda parameter: parameter.name in common)
+    return tuple(sorted(found, key=lambda parameter: (parameter.name in shared) + (parameter.name in general)))
 
 
 def summary(operation: type[Operation[Any]]) -> str:
     """Give the first line of the operation's description."""
     return (inspect.getdoc(operation) or "").partition("\n")[0]
+
+
+def description(operation: type[Operation[Any]]) -> str:
+    """Give what follows that line."""
+    return (inspect.getdoc(operation) or "").partition("\n")[2].strip()
+
+
+def module_summary(name: str) -> str:
+    """Give the first line of a module's description, which may begin with the module's name."""
+    line = (inspect.getdoc(module(name)) or "").partition("\n")[0]
+    own, colon, rest = line.partition(": ")
+    text = rest if colon and own.lower() == name.lower() else line
+    return text[:1].upper() + text[1:]
 
 
 def value_type(operation: type[Operation[Any]]) -> Any:
@@ -130,6 +156,9 @@ def value_type(operation: type[Operation[Any]]) -> Any:
             default = getattr(arguments[0], "__default__", NoDefault)
             return Any if default is NoDefault else default
     return Any
+
+
+_CORE = __name__.rpartition(".")[0]
 
 
 def _origin(point: EntryPoint) -> str:

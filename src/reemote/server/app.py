@@ -8,17 +8,18 @@ import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 
-from ..core import catalogue
 from ..core.errors import InventoryError
-from . import inventory, pages, routes
+from . import inventory, openapi, pages, routes
 from .audit import AuditError
 from .guard import Guard, request_id
 from .limits import OptionRefused
@@ -29,16 +30,21 @@ from .store import Store
 
 log = logging.getLogger("reemote")
 
-DESCRIPTION = """
-Control remote systems over SSH. Each operation is the Python class of the same name: the same
-parameters, the same defaults, the same answers.
 
-A request runs the operation on every host of the inventory that belongs to its `group`, at the same
-time, and answers with one response for each host. A host that fails does not disturb the others, nor
-the status of the request: its response says what happened.
+class Health(BaseModel):
+    """How the server is doing."""
 
-Parameters go into the query, or all of them into a JSON body, which suits long and secret ones.
-"""
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    status: Literal["ok"] = "ok"
+    """Always so: a server that is not well does not answer, or says what is wrong."""
+
+
+class Readiness(Health):
+    """That the server can run operations, and on how many hosts."""
+
+    hosts: int
+    """How many hosts the inventory has."""
 
 
 class App(FastAPI):
@@ -51,7 +57,9 @@ class App(FastAPI):
         super().__init__(
             title="Reemote",
             version=version("reemote"),
-            description=DESCRIPTION,
+            description=openapi.DESCRIPTION,
+            license_info={"name": "MIT", "identifier": "MIT"},
+            generate_unique_id_function=_identify,
             docs_url=None,
             redoc_url=None,
             lifespan=self._live,
@@ -60,7 +68,7 @@ class App(FastAPI):
         for kind, status in _STATUS.items():
             self.add_exception_handler(kind, _answer_with(status))
         self.add_exception_handler(RequestValidationError, _invalid)
-        self.add_exception_handler(HTTPException, _not_found)
+        self.add_exception_handler(HTTPException, _refused)
         self.add_exception_handler(Exception, _unexpected)
         self._late_runner = _LateRunner(self)
         self.include_router(routes.router(self._late_runner))  # type: ignore[arg-type]
@@ -85,23 +93,28 @@ class App(FastAPI):
         """Give the OpenAPI document."""
         if self.openapi_schema is None:
             document = get_openapi(
-                title=self.title, version=self.version, description=self.description, routes=self.routes
+                title=self.title,
+                version=self.version,
+                description=self.description,
+                license_info=self.license_info,
+                routes=self.routes,
             )
-            self.openapi_schema = _polish(document)
+            self.openapi_schema = openapi.polish(document, self.settings)
         return self.openapi_schema
 
     def _add_operations_pages(self) -> None:
-        @self.get("/healthz", tags=["server"], summary="Tell whether the server lives")
-        async def healthz() -> dict[str, str]:
-            return {"status": "ok"}
+        broken: Any = {503: {"model": openapi.Problem, "description": "The inventory cannot be read."}}
 
-        @self.get("/readyz", tags=["server"], summary="Tell whether the server can run operations")
-        async def readyz() -> JSONResponse:
+        @self.get("/healthz", tags=["server"], summary="Tell whether the server lives")
+        async def healthz() -> Health:
+            return Health()
+
+        @self.get("/readyz", tags=["server"], summary="Tell whether the server can run operations", responses=broken)
+        async def readyz() -> Readiness:
             try:
-                hosts = len(self.store.inventory().hosts)
+                return Readiness(hosts=len(self.store.inventory().hosts))
             except InventoryError as error:
-                return JSONResponse({"error": True, "value": str(error)}, status_code=503)
-            return JSONResponse({"status": "ok", "hosts": hosts})
+                raise HTTPException(503, str(error)) from None
 
         @self.get("/metrics", tags=["server"], summary="Give the server's counters", response_class=PlainTextResponse)
         async def metrics() -> Response:
@@ -153,10 +166,12 @@ async def _invalid(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     kept = ("type", "loc", "msg")
     found = [{name: each[name] for name in kept if name in each} for each in error.errors()]
-    return JSONResponse({"detail": json.loads(json.dumps(found, default=str))}, status_code=422)
+    message = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in found)
+    content = {"error": True, "value": message, "detail": json.loads(json.dumps(found, default=str))}
+    return JSONResponse(content, status_code=422)
 
 
-async def _not_found(_: Request, error: Exception) -> JSONResponse:
+async def _refused(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     return JSONResponse(
         {"error": True, "value": str(error.detail)}, status_code=error.status_code, headers=error.headers
@@ -170,13 +185,6 @@ async def _unexpected(_: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"error": True, "value": f"internal error {identity}"}, status_code=500)
 
 
-def _polish(document: dict[str, Any]) -> dict[str, Any]:
-    """Mark as required what a query must have unless the body has it; FastAPI sees it as optional."""
-    for name, operation in catalogue.catalogue():
-        path = document["paths"].get(f"/reemote/{name}/{operation.route}", {})
-        required = routes.required_in_query(operation)
-        for method in path.values():
-            for parameter in method.get("parameters", ()):
-                if parameter["name"] in required:
-                    parameter["required"] = True
-    return document
+def _identify(route: APIRoute) -> str:
+    """Give the unique name of one of our own endpoints."""
+    return f"{route.tags[0]}_{route.name}" if route.tags else route.name

@@ -2,16 +2,59 @@
 
 from __future__ import annotations
 
+import json
+import time
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body
+from fastapi import APIRouter, Body, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict
 
 from ..core.errors import InventoryError
-from ..core.inventory import Inventory, InventoryItem
+from ..core.inventory import Inventory
 from . import limits
-from .store import Store
+from .audit import Audit
+from .store import NoSuchHost, Store, StoreError
+
+_HOST = {
+    "connection": {"host": "server104", "username": "user", "password": "password"},
+    "session": {},
+    "authentication": {"sudo_password": "password"},
+    "groups": ["web"],
+}
+_SHAPE = {
+    "title": "InventoryItem",
+    "type": "object",
+    "required": ["connection"],
+    "properties": {
+        "connection": {
+            "type": "object",
+            "required": ["host"],
+            "description": "How to reach the host: " + ", ".join(sorted(limits.CONNECTION)) + ".",
+        },
+        "session": {"type": "object", "description": "How commands run: " + ", ".join(sorted(limits.SESSION)) + "."},
+        "authentication": {
+            "type": "object",
+            "description": "Who to become: sudo_password, su_user, su_password.",
+        },
+        "groups": {
+            "type": "array",
+            "items": {"type": "string"},
+            "description": "The groups that it belongs to, besides all.",
+        },
+    },
+    "additionalProperties": False,
+    "example": _HOST,
+}
+_SHAPES = {
+    "title": "Inventory",
+    "type": "object",
+    "required": ["hosts"],
+    "properties": {"hosts": {"type": "array", "items": _SHAPE}},
+    "additionalProperties": False,
+    "example": {"hosts": [_HOST]},
+}
 
 
 class Answer(BaseModel):
@@ -25,65 +68,112 @@ class Answer(BaseModel):
     """What happened."""
 
 
+def _failures(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    meanings = {
+        404: "There is no such host.",
+        409: "There is such a host already, or a masked secret stands for none.",
+        422: "It is no inventory, or no host, or has options that may not come over HTTP.",
+        500: "The inventory file cannot be used.",
+        503: "The change cannot be recorded in the audit log, and must be.",
+    }
+    return {status: {"model": Answer, "description": meanings[status]} for status in statuses}
+
+
 def router(store: Store) -> APIRouter:
     """Give the routes of the inventory."""
     routes = APIRouter(prefix="/reemote/inventory", tags=["inventory"])
-    failures: dict[int | str, dict[str, Any]] = {
-        422: {"model": Answer, "description": "It is no inventory, or no host."},
-        409: {"model": Answer, "description": "The inventory does not allow it."},
-    }
 
-    @routes.post("/create/", response_model=Answer, responses=failures, summary="Replace the inventory")
-    async def create(given: Annotated[Any, Body(json_schema_extra=_shape(Inventory))]) -> JSONResponse:
+    # Plain functions: they run in a thread each, and may wait there for the lock of the file.
+
+    @routes.post(
+        "/create/", response_model=Answer, responses=_failures(409, 422, 500, 503), summary="Replace the inventory"
+    )
+    def create(request: Request, given: Annotated[Any, Body(json_schema_extra=_SHAPES)]) -> JSONResponse:
         """Replace the whole inventory. A masked secret keeps the one that is stored."""
         try:
-            checked = _checked(given)
+            checked = _checked(given, store.hosts())
         except (InventoryError, limits.OptionRefused) as error:
-            return _failed(error, 422)
-        return _changed(lambda: store.create(checked), "Inventory created successfully.")
+            return _failed(error)
+        names = [host["connection"]["host"] for host in checked["hosts"]]
+        return _change(request, "create", names, lambda: store.create(checked), "Inventory created successfully.")
 
-    @routes.post("/add/", response_model=Answer, responses=failures, summary="Add a host")
-    async def add(given: Annotated[Any, Body(json_schema_extra=_shape(InventoryItem))]) -> JSONResponse:
+    @routes.post("/add/", response_model=Answer, responses=_failures(409, 422, 500, 503), summary="Add a host")
+    def add(request: Request, given: Annotated[Any, Body(json_schema_extra=_SHAPE)]) -> JSONResponse:
         """Add a host to the inventory."""
         try:
-            host = _checked({"hosts": [given]})["hosts"][0]
+            host = _checked({"hosts": [given]}, [])["hosts"][0]
         except (InventoryError, limits.OptionRefused) as error:
-            return _failed(error, 422)
-        return _changed(lambda: store.add(host), f"Host added successfully: {host['connection']['host']}")
+            return _failed(error)
+        name = host["connection"]["host"]
+        return _change(request, "add", [name], lambda: store.add(host), f"Host added successfully: {name}")
 
-    @routes.delete("/delete/{host}", response_model=Answer, responses=failures, summary="Delete a host")
-    async def delete(host: str) -> JSONResponse:
+    @routes.delete(
+        "/delete/{host:path}", response_model=Answer, responses=_failures(404, 500, 503), summary="Delete a host"
+    )
+    def delete(request: Request, host: str) -> JSONResponse:
         """Remove a host from the inventory."""
-        return _changed(lambda: store.delete(host), f"Host deleted successfully: {host}")
+        return _change(request, "delete", [host], lambda: store.delete(host), f"Host deleted successfully: {host}")
 
-    @routes.get("/get", summary="Get the inventory")
-    async def get() -> JSONResponse:
+    @routes.get("/get", responses=_failures(500), summary="Get the inventory")
+    def get() -> JSONResponse:
         """Give the inventory, with its secrets masked."""
         return JSONResponse(store.masked())
 
     return routes
 
 
-def _checked(given: Any) -> dict[str, Any]:
+def _checked(given: Any, stored: list[dict[str, Any]]) -> dict[str, Any]:
     """Hold an inventory to the options that may come over HTTP, and to its shape."""
     if isinstance(given, dict) and isinstance(given.get("hosts"), list):
-        given = {**given, "hosts": [limits.item(host) for host in given["hosts"]]}
-    Inventory.of(given if isinstance(given, dict) else {"hosts": given})
+        known = {host["connection"]["host"]: host for host in stored}
+        given = {**given, "hosts": [limits.item(host, known.get(_name(host))) for host in given["hosts"]]}
+    try:
+        json.dumps(given, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, TypeError):  # a body that is not declared as JSON comes as bytes
+        raise _Malformed("inventory: it is not JSON, or has a value that cannot be written as JSON in UTF-8") from None
+    if not isinstance(given, dict):
+        raise _Malformed('inventory: an inventory is an object, {"hosts": [...]}')
+    try:
+        Inventory.of(given)
+    except InventoryError as error:
+        raise _Malformed(str(error)) from None
     checked: dict[str, Any] = given
     return checked
 
 
-def _changed(change: Any, message: str) -> JSONResponse:
+def _name(host: Any) -> str | None:
+    options = host.get("connection") if isinstance(host, dict) else None
+    name = options.get("host") if isinstance(options, dict) else None
+    return name if isinstance(name, str) else None
+
+
+class _Malformed(InventoryError):
+    """What was sent is no inventory."""
+
+
+def _change(
+    request: Request, name: str, hosts: Iterable[str], change: Callable[[], object], message: str
+) -> JSONResponse:
+    """Change the inventory, and keep account of it."""
+    settings = request.app.settings
+    audit = Audit(settings.audit_file, required=settings.audit_required)
+    audit.begin(f"inventory.{name}", "", hosts)
+    start, outcome = time.perf_counter(), "failed"
     try:
         change()
+        outcome = "changed"
     except InventoryError as error:
-        return _failed(error, 409)
+        return _failed(error)
+    finally:
+        audit.end(f"inventory.{name}", {outcome: 1}, time.perf_counter() - start)
     return JSONResponse({"error": False, "value": message})
 
 
-def _failed(error: Exception, status: int) -> JSONResponse:
-    return JSONResponse({"error": True, "value": str(error)}, status_code=status)
-
-
-def _shape(model: type[BaseModel]) -> dict[str, Any]:
-    return {"title": model.__name__, "type": "object"}
+def _failed(error: Exception) -> JSONResponse:
+    statuses: dict[type[Exception], int] = {
+        NoSuchHost: 404,
+        StoreError: 500,
+        _Malformed: 422,
+        limits.OptionRefused: 422,
+    }
+    return JSONResponse({"error": True, "value": str(error)}, status_code=statuses.get(type(error), 409))

@@ -1,38 +1,100 @@
 """Which options may come over HTTP: what reaches a host, and nothing that reaches into this machine.
 
 Options such as ``proxy_command`` or ``pkcs11_provider`` run programs and load libraries here. The
-operator's own inventory file and the Python API may use them; a request may not.
+operator's own inventory file and the Python API may use them; a request may not. Nor may it lead
+the passwords of the inventory to another place than the one they were stored for.
 """
 
 from __future__ import annotations
 
-import re
+import codecs
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from ..core.errors import ReemoteError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, ValidationError
 
-CONNECTION = frozenset(
-    {
-        "address",
-        "client_keys",
-        "connect_timeout",
-        "host",
-        "host_keys",
-        "keepalive_count_max",
-        "keepalive_interval",
-        "login_timeout",
-        "max_sessions",
-        "passphrase",
-        "password",
-        "port",
-        "username",
-    }
-)
-SESSION = frozenset({"encoding", "env", "errors", "request_pty", "term_size", "term_type"})
+from ..core.errors import InventoryError, ReemoteError
+from ..core.inventory import Connection, complaints
+from ..core.secrets import MASK, NAMES
+from ..ssh.options import plan
 
-_KEY_NAME = re.compile(r"[A-Za-z0-9_@][A-Za-z0-9_.@-]{0,100}")
+_Key = Annotated[str, Field(pattern=r"^[A-Za-z0-9_@][A-Za-z0-9_.@-]{0,100}$")]
+_Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+_Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]
+_Name = Annotated[str, Field(min_length=1, pattern=r"^[^\x00]+$")]
+# Without what a shell, or a program's command line, could take for more than a name.
+_Host = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.\[:][A-Za-z0-9_.:%\[\]-]{0,254}$")]
+_User = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.@\\][A-Za-z0-9_.@\\$+-]{0,254}$")]
+
+
+def _number(value: Any) -> Any:
+    """Refuse what pydantic would make a number of."""
+    if isinstance(value, bool | str | bytes):
+        raise ValueError("this has to be a number")  # noqa: TRY004 - what pydantic expects
+    return value
+
+
+_Cells = Annotated[int, Field(ge=1, le=65535), BeforeValidator(_number)]
+_Count = Annotated[int, Field(ge=1, le=1000), BeforeValidator(_number)]
+_Seconds = Annotated[int | float, Field(ge=0, le=86400), BeforeValidator(_number)]
+
+
+def _known_encoding(name: str) -> str:
+    try:
+        "x".encode(name)  # there are codecs between bytes, too, which unpack what a host sends
+        return codecs.lookup(name).name
+    except (LookupError, ValueError):
+        raise ValueError("there is no such encoding") from None
+
+
+class _Options(BaseModel):
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+
+class HostConnection(_Options):
+    """The connection options of a host, or of one operation over those of its hosts."""
+
+    address: _Host | None = None
+    host: _Host | None = None
+    host_keys: Literal["strict", "accept-new"] | None = None
+    port: _Cells | None = None
+
+    client_keys: list[_Key] | _Key | None = None
+    connect_timeout: _Seconds | None = None
+    keepalive_count_max: _Count | None = None
+    keepalive_interval: _Seconds | None = None
+    login_timeout: _Seconds | None = None
+    max_sessions: _Count | None = None
+    passphrase: str | None = None
+    password: str | None = None
+    username: _User | None = None
+
+
+class SessionOptions(_Options):
+    """The options of the sessions in which commands run."""
+
+    encoding: Annotated[str, AfterValidator(_known_encoding)] | None = None
+    env: dict[_Variable, _Text] | None = None
+    errors: _Name | None = None
+    request_pty: StrictBool | Literal["force", "auto"] | None = None
+    term_size: tuple[_Cells, _Cells] | None = None
+    term_type: _Name | None = None
+
+
+CONNECTION = frozenset(HostConnection.model_fields)
+PLACE = frozenset({"address", "host", "port"})
+"""The options that say where to connect to."""
+SESSION = frozenset(SessionOptions.model_fields)
+
+_HARMLESS = CONNECTION - PLACE - {"host_keys"}
+"""The options that do not decide where a connection leads, nor whom it trusts."""
+
+
+_MESSAGES = {
+    "client_keys": "give names of keys in ~/.ssh, not paths",
+    "host_keys": "'strict' or 'accept-new'; 'off' may not be given over HTTP",
+}
 
 
 class OptionRefused(ReemoteError):
@@ -40,50 +102,81 @@ class OptionRefused(ReemoteError):
 
 
 def connection(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Check connection options, and give them with the paths of the keys that they name.
+    """Check the connection options of an operation, and give them with the paths of the keys that they name.
+
+    Where they lead to another place than the inventory does, its password is not sent there.
 
     Raises:
-        OptionRefused: An option is not among those that may be given.
+        OptionRefused: An option is not among those that may be given, or its value is wrong.
     """
-    checked = _only(options, CONNECTION, "connection")
-    if checked.get("host_keys") == "off":
-        raise OptionRefused("connection.host_keys: 'off' may not be given over HTTP")
-    if "client_keys" in checked and checked["client_keys"] is not None:
-        names = checked["client_keys"]
-        names = [names] if isinstance(names, str) else names
-        if not isinstance(names, list) or not all(isinstance(n, str) and _KEY_NAME.fullmatch(n) for n in names):
-            raise OptionRefused("connection.client_keys: give names of keys in ~/.ssh, not paths")
-        checked["client_keys"] = [str(Path("~/.ssh", name).expanduser()) for name in names]
-    return checked
+    checked = _connection(options)
+    given = {name: value for name, value in checked.items() if value is not None or name not in PLACE | {"host_keys"}}
+    return {"password": None, **given} if PLACE & given.keys() else given
 
 
 def session(options: Mapping[str, Any]) -> dict[str, Any]:
     """Check session options.
 
     Raises:
-        OptionRefused: An option is not among those that may be given.
+        OptionRefused: An option is not among those that may be given, or its value is wrong.
     """
-    return _only(options, SESSION, "session")
+    return _checked(SessionOptions, options, "session")
 
 
-def item(given: Any) -> Any:
+def item(given: Any, stored: Mapping[str, Any] | None = None) -> Any:
     """Check the connection and session options of an inventory's host; its shape is checked elsewhere.
 
+    What the operator has *stored* for the host may be sent back as it was.
+
     Raises:
-        OptionRefused: An option is not among those that may be given.
+        OptionRefused: An option is not among those that may be given, or its value is wrong.
     """
     if not isinstance(given, dict):
         return given
-    checked = dict(given)
-    if isinstance(given.get("connection"), dict):
-        checked["connection"] = connection(given["connection"])
-    if isinstance(given.get("session"), dict):
-        checked["session"] = session(given["session"])
+    checked, before = dict(given), stored or {}
+    for part, check in (("connection", _connection), ("session", session)):
+        options, old = given.get(part), before.get(part) or {}
+        if isinstance(options, dict):
+            may_keep = part == "session" or leads_to(options) == leads_to(old)
+            known = {name: value for name, value in options.items() if may_keep and name in old}
+            kept = {name: value for name, value in known.items() if value in (old[name], MASK)}
+            new = check({name: value for name, value in options.items() if name not in kept})
+            checked[part] = {name: {**kept, **new}[name] for name in options}
     return checked
 
 
-def _only(options: Mapping[str, Any], allowed: frozenset[str], where: str) -> dict[str, Any]:
+def leads_to(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Give those of a host's connection options that decide where its secrets go, and whom they are shown."""
+    return {name: value for name, value in options.items() if name not in _HARMLESS and value is not None}
+
+
+def _connection(options: Mapping[str, Any]) -> dict[str, Any]:
+    checked = _checked(HostConnection, options, "connection")
+    if names := checked.get("client_keys"):
+        names = [names] if isinstance(names, str) else names
+        checked["client_keys"] = [str(Path("~/.ssh", name).expanduser()) for name in names]
+    # Whether a key is there and opens shows on the hosts: its passphrase may be in the inventory.
+    looked_at = checked.keys() - NAMES - {"client_keys"}
+    values = {name: checked[name] for name in checked if name in looked_at and checked[name] is not None}
+    try:
+        plan(Connection.model_validate({"host": "-", **values}))
+    except InventoryError as error:
+        raise OptionRefused(f"connection.{str(error).removeprefix('-: ').removeprefix('connection: ')}") from None
+    except ValidationError as error:
+        raise OptionRefused(f"connection.{next(complaints(error))}") from None
+    return checked
+
+
+def _checked(model: type[BaseModel], options: Mapping[str, Any], where: str) -> dict[str, Any]:
     for name in options:
-        if name not in allowed:
-            raise OptionRefused(f"{where}.{name} may not be given over HTTP; allowed are {', '.join(sorted(allowed))}")
-    return dict(options)
+        if name not in model.model_fields:
+            allowed = ", ".join(sorted(model.model_fields))
+            raise OptionRefused(f"{where}.{name} may not be given over HTTP; allowed here are {allowed}")
+    try:
+        values = model.model_validate(dict(options)).model_dump(mode="json")
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        name = str(first["loc"][0])
+        message = _MESSAGES.get(name) or first["msg"].removeprefix("Value error, ")
+        raise OptionRefused(f"{where}.{name}: {message}") from None
+    return {name: values[name] for name in options}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "WEBSOCKET"})
 
 
 class Metrics:
@@ -32,16 +34,18 @@ class Metrics:
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count a request. *route* is the pattern, not the path, of which there are endless ones."""
-        self._requests.labels(method, route, str(status)).inc()
+        known = method if method in _METHODS else "other"  # a client may make up endless ones, too
+        self._requests.labels(known, route, str(status)).inc()
         self._latency.labels(route).observe(seconds)
 
     def run(self, operation: str) -> None:
         """Count a run."""
         self._runs.labels(operation).inc()
 
-    def host(self, outcome: str) -> None:
-        """Count a host's part in a run: ``ok``, ``changed``, or the name of its failure."""
-        self._hosts.labels(outcome).inc()
+    def hosts(self, outcomes: Mapping[str, int]) -> None:
+        """Count the hosts of a run by outcome: ``ok``, ``changed``, or the name of the failure."""
+        for outcome, count in outcomes.items():
+            self._hosts.labels(outcome).inc(count)
 
     def text(self) -> bytes:
         """Write all of it."""

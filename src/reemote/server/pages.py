@@ -19,6 +19,7 @@ _SWAGGER = """<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8"><title>Reemote: API</title>
+<link rel="icon" href="data:,">
 <link rel="stylesheet" href="assets/swagger-ui.css">
 </head>
 <body>
@@ -31,7 +32,10 @@ _SWAGGER = """<!DOCTYPE html>
 
 _REDOC = """<!DOCTYPE html>
 <html lang="en">
-<head><meta charset="utf-8"><title>Reemote: API</title></head>
+<head>
+<meta charset="utf-8"><title>Reemote: API</title>
+<link rel="icon" href="data:,">
+</head>
 <body>
 <div id="redoc"></div>
 <script src="assets/redoc.standalone.js"></script>

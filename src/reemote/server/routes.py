@@ -2,71 +2,109 @@
 
 from __future__ import annotations
 
-import inspect
-import types
-from collections.abc import Callable
-from typing import Annotated, Any, Generic, Literal, Union, get_args, get_origin
+from collections.abc import Awaitable, Callable
+from typing import Any, Literal, TypeVar
 
-from fastapi import APIRouter, Body, Query, Request
+from fastapi import APIRouter, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
-from typing_extensions import TypeVar
+from starlette.exceptions import HTTPException
+from typing_extensions import TypeVar as TypeVariable
 
 from ..core import catalogue
 from ..core.catalogue import Parameter
+from ..core.errors import CatalogueError
 from ..core.operation import Effect, Operation
 from ..core.response import Completed, as_json
-from . import limits
+from . import limits, openapi
+from .openapi import OPTIONS, is_list, is_plain
 from .runner import Runner
 
 METHODS = {Effect.READS: "GET", Effect.CHANGES: "POST", Effect.ENSURES: "PUT"}
 
-T = TypeVar("T", default=Any)
+RESERVED = frozenset({"inventory"})
+"""Modules whose paths the API itself has."""
 
-_SCALARS = frozenset({"string", "integer", "number", "boolean"})
 
-
-class Reply(BaseModel, Generic[T]):
-    """The response of one host."""
+class Done(BaseModel):
+    """The response of a host on which the operation succeeded."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
-    host: str
+    host: str = Field(examples=["server104"])
     """The host, as the inventory calls it."""
-    value: T | str | None
-    """The value of the operation; the name of the failure where `error` is true."""
+    value: Any
+    """What the operation answered."""
     changed: bool
     """Whether something changed on the host, or may have."""
-    error: bool
-    """Whether the operation failed on the host."""
-    detail: str | None = None
-    """Where `error` is true: the message."""
-    outcome: Literal["not_started", "completed", "unknown"] | None = None
-    """Where `error` is true: whether the operation may have taken effect."""
-    completed: Completed | None = None
-    """Where `error` is true and a command had started: its record so far."""
+    error: Literal[False]
+    """False: the operation was carried out."""
+
+
+class Failed(BaseModel):
+    """The response of a host on which the operation failed."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    host: str = Field(examples=["server105"])
+    """The host, as the inventory calls it."""
+    value: str = Field(examples=["ConnectionRefusedError"])
+    """The name of the failure."""
+    changed: bool
+    """Whether something changed on the host, or may have."""
+    error: Literal[True]
+    """True: the operation failed, or could not be tried."""
+    detail: str
+    """What a person needs to know."""
+    outcome: Literal["not_started", "completed", "unknown"]
+    """Whether the operation may have taken effect."""
+    completed: Completed = Field(default=None)  # type: ignore[assignment]
+    """Where a command had started: its record so far."""
+
+
+class _Limit(BaseModel):
+    """The parameter of all requests whose operation has no such parameter itself."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    timeout: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Seconds for the whole request; hosts that are not done by then are cancelled."""
 
 
 def router(runner: Runner) -> APIRouter:
-    """Give the routes of all operations that can be called over HTTP."""
+    """Give the routes of all operations that can be called over HTTP.
+
+    Raises:
+        CatalogueError: A module has a name that the API itself uses.
+    """
     routes = APIRouter(prefix="/reemote")
     for name, operation in catalogue.catalogue():
+        if name in RESERVED:
+            raise CatalogueError(f"the operations {name!r} cannot be served: the API itself has that path")
         if not _is_callable_over_http(operation):
             continue
+        parameters = accepted(operation)
         routes.add_api_route(
             f"/{name}/{operation.route}",
-            _endpoint(name, operation, runner),
+            _endpoint(name, operation, parameters, runner),
             methods=[METHODS[operation.effect]],
-            operation_id=f"{name}_{operation.route}",
+            operation_id=openapi.operation_id(name, operation),
             tags=[name],
             summary=catalogue.summary(operation).rstrip("."),
-            description=inspect.cleandoc(operation.__doc__ or ""),
-            response_model=list[Reply[catalogue.value_type(operation)]],  # type: ignore[misc]
+            description=catalogue.description(operation),
+            response_model=_answer(name, operation),
             response_description="One response for each host, in the order of the inventory.",
-            responses={429: {"description": "There are too many runs at the same time."}},
+            openapi_extra=openapi.described(name, operation, parameters),
         )
     return routes
+
+
+def _answer(name: str, operation: type[Operation[Any]]) -> Any:
+    """Give the type of what a request for *operation* is answered with."""
+    value: Any = (catalogue.value_type(operation), Field(description=Done.model_fields["value"].description))
+    done = create_model(f"{openapi.title(name, operation)}Response", __base__=Done, __doc__=Done.__doc__, value=value)
+    return list[done | Failed]
 
 
 def _is_callable_over_http(operation: type[Operation[Any]]) -> bool:
@@ -74,55 +112,110 @@ def _is_callable_over_http(operation: type[Operation[Any]]) -> bool:
     return not any(p.required and p.schema is None for p in catalogue.parameters(operation))
 
 
-def required_in_query(operation: type[Operation[Any]]) -> set[str]:
-    """Give the parameters that the query must have, unless the body has them."""
-    return {p.name for p in catalogue.parameters(operation) if p.required and _is_plain(p)}
+def accepted(operation: type[Operation[Any]]) -> list[Parameter]:
+    """Give the parameters that a request for *operation* may have."""
+    found = [p for p in catalogue.parameters(operation) if p.schema is not None]
+    if not any(p.name == "timeout" for p in found):
+        found.append(Parameter.of("timeout", _Limit.model_fields["timeout"]))
+    return found
 
 
-def _endpoint(name: str, operation: type[Operation[Any]], runner: Runner) -> Callable[..., Any]:
-    """Make a function with the signature that FastAPI has to see."""
-    parameters = [p for p in catalogue.parameters(operation) if p.schema is not None]
-    plain = [p for p in parameters if _is_plain(p)]
-    signature = [_parameter("request", Request), *map(_query, plain)]
-    has_timeout = any(p.name == "timeout" for p in parameters)
-    if not has_timeout:
-        help_text = "Seconds for the whole request; hosts that are not done by then are cancelled."
-        signature.append(_parameter("timeout", Annotated[float, Query(gt=0, description=help_text)], None))
-    if operation.effect is not Effect.READS:
-        signature.append(_parameter("body", Annotated[_body(name, operation, parameters), Body()], None))
-    known = {each.name for each in signature}
+def _endpoint(
+    name: str, operation: type[Operation[Any]], parameters: list[Parameter], runner: Runner
+) -> Callable[..., Awaitable[Response]]:
+    """Make the function that answers requests for an operation."""
+    query_model = _query_model(name, operation, parameters)
+    body_model = _body_model(name, operation, parameters)
 
-    async def call(request: Request, **values: Any) -> Response:
-        body = values.pop("body", None)
-        timeout = None if has_timeout else values.pop("timeout", None)
-        _refuse_unknown(request, known)
-        given = {key: value for key, value in values.items() if value is not None}
-        given |= {key: getattr(body, key) for key in body.model_fields_set} if body is not None else {}
-        made = _make(operation, given)
-        responses = await runner.run(f"{name}.{operation.route}", made, timeout, _disconnected(request))
+    async def call(request: Request) -> Response:
+        query = _from_query(request, parameters, query_model)
+        body = await _from_body(request, body_model)
+        given = {**query, **body}
+        seconds = None if "timeout" in operation.model_fields else _limit(given, body)
+        made = _make(operation, given, body)
+        responses = await runner.run(f"{name}.{operation.route}", made, seconds, _disconnected(request))
         return Response(as_json(responses), media_type="application/json")
 
-    call.__signature__ = inspect.Signature(signature)  # type: ignore[attr-defined]
-    call.__name__ = f"{name}_{operation.route}"
+    call.__name__ = openapi.operation_id(name, operation)
     return call
 
 
-def _make(operation: type[Operation[Any]], given: dict[str, Any]) -> Operation[Any]:
+def _from_query(request: Request, parameters: list[Parameter], model: type[BaseModel]) -> dict[str, Any]:
+    """Read the query: texts, which the operation's own fields make values of.
+
+    They are checked here, too, since the body may have others that count over them.
+    """
+    plain = {p.name: p for p in parameters if is_plain(p)}
+    values: dict[str, Any] = {}
+    wrong = []
+    for key in dict.fromkeys(request.query_params):
+        texts = request.query_params.getlist(key)
+        if key not in plain:
+            wrong.append(_mistake("extra_forbidden", ("query", key), "unknown parameter"))
+        elif is_list(plain[key]):
+            values[key] = texts
+        elif len(texts) > 1:
+            wrong.append(_mistake("too_many", ("query", key), "given more than once"))
+        else:
+            values[key] = texts[0]
+    if wrong:
+        raise RequestValidationError(wrong)
+    try:
+        model.model_validate(values)
+    except ValidationError as error:
+        raise _invalid(error, lambda _: "query") from None
+    return values
+
+
+async def _from_body(request: Request, model: type[BaseModel]) -> dict[str, Any]:
+    """Read the body: JSON, whose values have types of their own, so that nothing is converted."""
+    raw = await request.body()
+    if not raw:
+        return {}
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json" and not kind.endswith("+json"):
+        raise HTTPException(415, "the body must be JSON, with the header 'Content-Type: application/json'")
+    try:
+        body = model.model_validate_json(raw)
+    except ValidationError as error:
+        if error.errors()[0]["type"] == "json_invalid":
+            raise HTTPException(400, "the body is not well-formed JSON") from None
+        raise _invalid(error, lambda _: "body") from None
+    given = {key: getattr(body, key) for key in body.model_fields_set}
     for key, check in (("connection", limits.connection), ("session", limits.session)):
         if given.get(key):
-            given[key] = check(given[key])
+            try:
+                given[key] = check(given[key])
+            except limits.OptionRefused as error:
+                raise RequestValidationError([_mistake("option_refused", ("body", key), str(error))]) from None
+    return given
+
+
+def _limit(given: dict[str, Any], body: dict[str, Any]) -> float | None:
+    """Take the time limit of the request out of what was given."""
+    try:
+        return _Limit.model_validate({"timeout": given.pop("timeout", None)}).timeout
+    except ValidationError as error:
+        raise _invalid(error, lambda key: "body" if key in body else "query") from None
+
+
+def _make(operation: type[Operation[Any]], given: dict[str, Any], body: dict[str, Any]) -> Operation[Any]:
+    plain = {p.name for p in catalogue.parameters(operation) if is_plain(p)}
     try:
         return operation(**given)
     except ValidationError as error:
-        found = [{**each, "loc": ("query", *each["loc"])} for each in error.errors()]
-        raise RequestValidationError(found) from None
+        raise _invalid(error, lambda key: "body" if key in body or key not in plain else "query") from None
 
 
-def _refuse_unknown(request: Request, known: set[str]) -> None:
-    unknown = [key for key in request.query_params if key not in known - {"request", "body"}]
-    if unknown:
-        found = [{"type": "extra_forbidden", "loc": ("query", key), "msg": "unknown parameter"} for key in unknown]
-        raise RequestValidationError(found)
+def _invalid(error: ValidationError, where: Callable[[Any], str]) -> RequestValidationError:
+    """Make the error that tells a client what is wrong, and where."""
+    return RequestValidationError(
+        [{**each, "loc": (where(each["loc"][0] if each["loc"] else None), *each["loc"])} for each in error.errors()]
+    )
+
+
+def _mistake(kind: str, loc: tuple[str, ...], message: str) -> dict[str, Any]:
+    return {"type": kind, "loc": loc, "msg": message}
 
 
 def _disconnected(request: Request) -> Callable[[], Any]:
@@ -133,40 +226,21 @@ def _disconnected(request: Request) -> Callable[[], Any]:
     return gone
 
 
-def _parameter(name: str, annotation: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
+def _query_model(name: str, operation: type[Operation[Any]], parameters: list[Parameter]) -> type[BaseModel]:
+    """Make the model of the query: the parameters that can be written there, none of them needed."""
+    fields: dict[str, Any] = {p.name: (_type(p), None) for p in parameters if is_plain(p)}
+    config = ConfigDict(arbitrary_types_allowed=True, hide_input_in_errors=True)
+    return create_model(f"{openapi.title(name, operation)}Query", __config__=config, **fields)
 
 
-def _query(parameter: Parameter) -> inspect.Parameter:
-    """Make a query parameter: absent means not given, so that the operation's own default holds."""
-    kind: Any = _without_none(parameter.annotation)
-    return _parameter(parameter.name, Annotated[kind, Query(description=parameter.help)], None)
-
-
-def _body(name: str, operation: type[Operation[Any]], parameters: list[Parameter]) -> Any:
+def _body_model(name: str, operation: type[Operation[Any]], parameters: list[Parameter]) -> type[BaseModel]:
     """Make the model of the JSON body: all parameters, none of them needed there."""
-    fields: dict[str, Any] = {
-        p.name: (p.annotation, Field(default=None, description=p.help, validate_default=False)) for p in parameters
-    }
-    title = f"{name.capitalize()}{operation.__name__}Body"
-    config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, hide_input_in_errors=True, title=title)
-    return create_model(title, __config__=config, **fields) | None
+    fields: dict[str, Any] = {p.name: (_type(p), None) for p in parameters}
+    config = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True, hide_input_in_errors=True)
+    return create_model(f"{openapi.title(name, operation)}Body", __config__=config, **fields)
 
 
-def _is_plain(parameter: Parameter) -> bool:
-    """Whether values can be written in a query: scalars, and lists of them."""
-    schema = parameter.schema or {}
-    kinds = [option for option in schema.get("anyOf", [schema]) if option.get("type") != "null"]
-    flat = [option.get("items", {}) if option.get("type") == "array" else option for option in kinds]
-    return bool(flat) and all(option.get("type") in _SCALARS for option in flat)
-
-
-def _without_none(annotation: Any) -> Any:
-    """Leave ``None`` and bytes out of a type: a query has neither."""
-    if get_origin(annotation) is Annotated:
-        inner, *metadata = get_args(annotation)
-        return Annotated[_without_none(inner), *metadata]
-    if get_origin(annotation) in (Union, types.UnionType):
-        kinds = [kind for kind in get_args(annotation) if kind not in (type(None), bytes)]
-        return Union[tuple(kinds)]  # noqa: UP007 - of a list that is made here
-    return annotation
+def _type(parameter: Parameter) -> Any:
+    if parameter.name in OPTIONS:
+        return dict[str, Any]  # the limits look into it
+    return Any if isinstance(parameter.annotation, TypeVar | TypeVariable) else parameter.annotation

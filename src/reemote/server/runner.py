@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
+
+from starlette.exceptions import HTTPException
 
 from ..core.operation import Operation
 from ..core.response import Responses
@@ -15,6 +18,9 @@ from .audit import Audit
 from .metrics import Metrics
 from .settings import Settings
 from .store import Store
+
+_GONE = 499
+"""The status, for the log and the metrics, of a request whose client did not wait for the answer."""
 
 
 class TooManyRuns(Exception):
@@ -48,36 +54,50 @@ class Runner:
             Stopping: The server is being stopped.
             AuditError: The run cannot be recorded, and must be.
             InventoryError: The inventory cannot be read.
+            HTTPException: The client has gone.
         """
         if self.is_stopping:
             raise Stopping
         if len(self._running) >= self._settings.most_runs:
             raise TooManyRuns
-        self._audit.check()
         inventory = self._store.inventory()
+        hosts = [item.host for item in inventory.hosts if item.is_in(operation.group)]
+        self._audit.begin(name, repr(operation), hosts)
         self._metrics.run(name)
-        limit = self._limit(operation, timeout)
-        start, responses = time.perf_counter(), None
-        run = asyncio.create_task(execute(lambda: operation, inventory, pool=self.pool, timeout=limit))
+        # Each host gets an instance of its own, as from a factory in Python.
+        made = execute(
+            lambda: operation.model_copy(deep=True),
+            inventory,
+            pool=self.pool,
+            timeout=self._limit(operation, timeout),
+        )
+        run, start = asyncio.create_task(made), time.perf_counter()
         self._running.add(run)
+        try:
+            return await self._wait(run, gone)
+        finally:
+            self._running.discard(run)
+            self._account(name, run, time.perf_counter() - start)
+
+    async def _wait(self, run: asyncio.Task[Responses], gone: Callable[[], Awaitable[None]]) -> Responses:
+        """Wait for a run; cancelled, or when the client is *gone*, end it first."""
         watch = asyncio.create_task(_until(gone))
         try:
             await asyncio.wait({run, watch}, return_when=asyncio.FIRST_COMPLETED)
             if not run.done():
                 run.cancel()
-            responses = await run
+                await asyncio.wait({run})
+            return run.result()
         except asyncio.CancelledError:
             if self.is_stopping:
                 raise Stopping from None
+            if run.cancelled():
+                raise HTTPException(_GONE, "the client has gone") from None
             raise
-        else:
-            return responses
         finally:
             for task in (run, watch):
                 task.cancel()
             await asyncio.wait({run, watch})
-            self._running.discard(run)
-            self._account(name, operation, responses, time.perf_counter() - start)
 
     def stop(self) -> None:
         """Cancel all runs: what they run on the hosts is ended."""
@@ -85,12 +105,14 @@ class Runner:
         for run in self._running:
             run.cancel()
 
-    async def close(self) -> None:
-        """Wait for the runs that were stopped, and close all connections."""
+    async def close(self, seconds: float = 1) -> None:
+        """Give the runs that were stopped some *seconds* to end, and close all connections."""
         self.stop()
         if self._running:
-            await asyncio.wait(self._running)
-        await self.pool.close()
+            await asyncio.wait(self._running, timeout=seconds)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.pool.close()
 
     def _limit(self, operation: Operation[Any], timeout: float | None) -> float:
         """Give the time limit of a run, which leaves an operation the time that it has for itself."""
@@ -99,17 +121,18 @@ class Runner:
             return timeout
         return max(self._settings.run_timeout, own + 15) if isinstance(own, int | float) else self._settings.run_timeout
 
-    def _account(self, name: str, operation: Operation[Any], responses: Responses | None, seconds: float) -> None:
+    def _account(self, name: str, run: asyncio.Task[Responses], seconds: float) -> None:
         outcomes: Counter[str] = Counter()
-        for response in responses or ():
-            outcomes[str(response["value"]) if response["error"] else "changed" if response["changed"] else "ok"] += 1
-        for outcome, count in outcomes.items():
-            for _ in range(count):
-                self._metrics.host(outcome)
-        if responses is None:
-            outcomes["not finished"] += 1
-        hosts = [response["host"] for response in responses or ()]
-        self._audit.write(name, repr(operation), hosts, dict(outcomes), seconds)
+        if not run.done() or run.cancelled():
+            outcomes["cancelled"] = 1
+        elif run.exception() is not None:
+            outcomes["not finished"] = 1
+        else:
+            for response in run.result():
+                failure = str(response["value"]) if response["error"] else None
+                outcomes[failure or ("changed" if response["changed"] else "ok")] += 1
+            self._metrics.hosts(outcomes)
+        self._audit.end(name, dict(outcomes), seconds)
 
 
 async def _until(gone: Callable[[], Awaitable[None]]) -> None:

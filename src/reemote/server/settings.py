@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,6 +37,8 @@ class Settings:
     """False lets everybody on this machine in; only for a loopback address."""
     audit_file: Path = field(default_factory=lambda: data_directory() / "audit.jsonl")
     audit_required: bool = False
+    files: Path = field(default_factory=lambda: data_directory() / "files")
+    """The directory for files that requests transfer; nothing uses it yet."""
     run_timeout: float = 300
     """Time limit of one run, unless the request names another."""
     body_limit: int = MIB
@@ -44,7 +47,13 @@ class Settings:
     most_runs: int = 100
     """How many runs there may be at the same time."""
 
+    header_timeout: float = 15
+    """Time in which a request's head has to arrive, and for which a connection may idle."""
+
     @property
     def is_loopback(self) -> bool:
         """Whether the server listens on this machine's loopback interface only."""
-        return self.host in ("localhost", "::1") or self.host.startswith("127.")
+        try:
+            return self.host == "localhost" or ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False  # a name may lead anywhere, whatever it begins with

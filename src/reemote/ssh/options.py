@@ -84,7 +84,10 @@ def plan(connection: Connection, overrides: Mapping[str, Any] | None = None) -> 
     """
     if overrides:
         try:
-            connection = Connection.model_validate({**connection.options(), **overrides})
+            inventory = connection.options()
+            if "host" in overrides:
+                inventory.pop("address", None)  # that is the place of the inventory's host
+            connection = Connection.model_validate({**inventory, **overrides})
         except ValidationError as error:
             problems = "; ".join(complaints(error))
             raise InventoryError(f"{connection.host}: connection: {problems}") from None
