@@ -232,7 +232,26 @@ async def test_return_answers_with_the_value(tmp_path: Path) -> None:
 ADDED = '''
 """Weather: what it is like outside."""
 
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import BaseModel
+
 from reemote.core.operation import Effect, Local
+
+
+class Scale(StrEnum):
+    """A scale."""
+
+    CELSIUS = "c"
+    KELVIN = "k"
+
+
+class Place(BaseModel):
+    """A place."""
+
+    name: str
+    scale: Scale = Scale.KELVIN
 
 
 class Forecast(Local[list[str]]):
@@ -247,6 +266,14 @@ class Forecast(Local[list[str]]):
     """The days."""
     rain: bool = True
     """Whether rain counts."""
+    scale: Scale | None = None
+    """The scale."""
+    scales: list[Scale] = []
+    """Further scales."""
+    sky: Literal["blue", "grey"] = "blue"
+    """Its colour."""
+    place: Place | None = None
+    """The place."""
 
     async def perform(self, host):
         return [f"{{day}}: {{'rain' if self.rain else 'sun'}}" for day in self.days]
@@ -275,7 +302,7 @@ async def test_an_operation_that_is_added_is_served(add_module: Any, tmp_path: P
     with served(tmp_path, "one", "two") as api:
         async with client(api) as http:
             document = (await http.get("/openapi.json")).json()
-            query = {"days": ["Monday", "Tuesday"], "rain": "false"}
+            query = {"days": ["Monday", "Tuesday"], "rain": "false", "scale": "c", "scales": ["c", "k"]}
             response = await http.request(method, "/reemote/weather/forecast", params=query)
     assert [str(error) for error in OpenAPIV31SpecValidator(document).iter_errors()] == []
     assert {"name": "weather", "description": "What it is like outside."} in document["tags"]
@@ -285,6 +312,11 @@ async def test_an_operation_that_is_added_is_served(add_module: Any, tmp_path: P
     days = details["parameters"][0]
     assert (days["name"], days["required"], days["description"]) == ("days", True, "The days.")
     assert days["schema"] == {"type": "array", "items": {"type": "string"}}
+    found = {parameter["name"]: parameter["schema"] for parameter in details["parameters"]}
+    assert "place" not in found, "a query cannot have it"
+    assert (found["scale"]["enum"], found["scale"]["type"]) == (["c", "k"], "string")
+    assert found["scales"]["items"]["enum"] == ["c", "k"]
+    assert (found["sky"]["enum"], found["sky"]["default"]) == (["blue", "grey"], "blue")
     value = document["components"]["schemas"]["WeatherForecastResponse"]["properties"]["value"]
     assert (value["type"], value["items"]) == ("array", {"type": "string"})
     assert response.status_code == 200

@@ -17,45 +17,6 @@ from . import limits
 from .audit import Audit
 from .store import NoSuchHost, Store, StoreError
 
-_HOST = {
-    "connection": {"host": "server104", "username": "user", "password": "password"},
-    "session": {},
-    "authentication": {"sudo_password": "password"},
-    "groups": ["web"],
-}
-_SHAPE = {
-    "title": "InventoryItem",
-    "type": "object",
-    "required": ["connection"],
-    "properties": {
-        "connection": {
-            "type": "object",
-            "required": ["host"],
-            "description": "How to reach the host: " + ", ".join(sorted(limits.CONNECTION)) + ".",
-        },
-        "session": {"type": "object", "description": "How commands run: " + ", ".join(sorted(limits.SESSION)) + "."},
-        "authentication": {
-            "type": "object",
-            "description": "Who to become: sudo_password, su_user, su_password.",
-        },
-        "groups": {
-            "type": "array",
-            "items": {"type": "string"},
-            "description": "The groups that it belongs to, besides all.",
-        },
-    },
-    "additionalProperties": False,
-    "example": _HOST,
-}
-_SHAPES = {
-    "title": "Inventory",
-    "type": "object",
-    "required": ["hosts"],
-    "properties": {"hosts": {"type": "array", "items": _SHAPE}},
-    "additionalProperties": False,
-    "example": {"hosts": [_HOST]},
-}
-
 
 class Answer(BaseModel):
     """How a change of the inventory ended."""
@@ -88,7 +49,7 @@ def router(store: Store) -> APIRouter:
     @routes.post(
         "/create/", response_model=Answer, responses=_failures(409, 422, 500, 503), summary="Replace the inventory"
     )
-    def create(request: Request, given: Annotated[Any, Body(json_schema_extra=_SHAPES)]) -> JSONResponse:
+    def create(request: Request, given: Annotated[Any, Body()]) -> JSONResponse:
         """Replace the whole inventory. A masked secret keeps the one that is stored."""
         try:
             checked = _checked(given, store.hosts())
@@ -98,7 +59,7 @@ def router(store: Store) -> APIRouter:
         return _change(request, "create", names, lambda: store.create(checked), "Inventory created successfully.")
 
     @routes.post("/add/", response_model=Answer, responses=_failures(409, 422, 500, 503), summary="Add a host")
-    def add(request: Request, given: Annotated[Any, Body(json_schema_extra=_SHAPE)]) -> JSONResponse:
+    def add(request: Request, given: Annotated[Any, Body()]) -> JSONResponse:
         """Add a host to the inventory."""
         try:
             host = _checked({"hosts": [given]}, [])["hosts"][0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
@@ -80,6 +81,11 @@ _OPTIONS_HELP = {
 }
 
 
+_OPTIONS_ABOUT = {
+    "connection": "Over what the inventory says. Its password is not sent to another place.",
+    "session": "How commands run: options of asyncssh's `create_session()`.",
+}
+
 _KEYWORDS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
 """What pydantic leaves as they are where they hold for several types."""
 
@@ -118,55 +124,43 @@ def _option(schema: Schema, text: str | None) -> Schema:
     return {**kept, **kinds[0]} if len(kinds) == 1 else {**kept, "anyOf": kinds}
 
 
-def _options_schemas() -> dict[str, Schema]:
-    host = _options(limits.HostConnection, "HostConnection", "How to reach a host: options of `asyncssh.connect()`.")
-    for name in ("host", "host_keys", "max_sessions"):
-        host["properties"][name] = _without(host["properties"][name], "null")
-    entry = {
-        "title": "HostEntry",
-        "type": "object",
-        "description": "One host of the inventory.",
-        "additionalProperties": False,
-        "required": ["connection"],
-        "properties": {
-            "connection": {"$ref": REF + "HostConnection", "description": "How to reach it."},
-            "session": {"$ref": REF + "SessionOptions", "default": {}, "description": "How commands run on it."},
-            "authentication": {"$ref": REF + "Authentication", "default": {}, "description": "Who to become on it."},
-            "groups": {
-                "type": "array",
-                "items": {"type": "string"},
-                "default": ["all"],
-                "description": "The groups it belongs to, besides `all`.",
-            },
-        },
-    }
-    return {
-        "ConnectionOptions": _options(
-            OPTIONS["connection"],
-            "ConnectionOptions",
-            "Over what the inventory says. Its password is not sent to another place.",
-        ),
-        "SessionOptions": _options(
-            OPTIONS["session"], "SessionOptions", "How commands run: options of asyncssh's `create_session()`."
-        ),
-        "HostConnection": {**host, "required": ["host"]},
-        "HostEntry": entry,
-        "InventoryEntries": {
-            "title": "InventoryEntries",
-            "type": "object",
-            "description": "An inventory.",
-            "additionalProperties": False,
-            "required": ["hosts"],
-            "properties": {
-                "hosts": {
-                    "type": "array",
-                    "items": {"$ref": REF + "HostEntry"},
-                    "description": "The hosts, in the order in which their responses come.",
-                }
-            },
-        },
-    }
+def _described(ref: str, description: str, **more: Any) -> Schema:
+    return {"$ref": REF + ref, "description": description, **more}
 
+
+HOST_ENTRY: Schema = {
+    "title": "HostEntry",
+    "type": "object",
+    "description": "One host of the inventory.",
+    "additionalProperties": False,
+    "required": ["connection"],
+    "properties": {
+        "connection": _described("HostConnection", "How to reach it."),
+        "session": _described("SessionOptions", "How commands run on it.", default={}),
+        "authentication": _described("Authentication", "Who to become on it.", default={}),
+        "groups": {
+            "type": "array",
+            "items": {"type": "string"},
+            "default": ["all"],
+            "description": "The groups it belongs to, besides `all`.",
+        },
+    },
+}
+
+INVENTORY_ENTRIES: Schema = {
+    "title": "InventoryEntries",
+    "type": "object",
+    "description": "An inventory.",
+    "additionalProperties": False,
+    "required": ["hosts"],
+    "properties": {
+        "hosts": {
+            "type": "array",
+            "items": {"$ref": REF + "HostEntry"},
+            "description": "The hosts, in the order in which their responses come.",
+        }
+    },
+}
 
 HOST_EXAMPLE: Schema = {
     "connection": {"host": "server104", "username": "user", "password": "password"},
@@ -227,14 +221,28 @@ def described(name: str, operation: type[Operation[Any]], parameters: list[Param
 
 def is_plain(parameter: Parameter) -> bool:
     """Whether values can be written in a query: scalars, and lists of them."""
-    kinds = _kinds(parameter.schema or {})
+    kinds = _kinds(_inlined(parameter.schema or {}))
     flat = [kind.get("items", {}) if kind.get("type") == "array" else kind for kind in kinds]
     return bool(flat) and all(kind.get("type") in ("string", "integer", "number", "boolean") for kind in flat)
 
 
 def is_list(parameter: Parameter) -> bool:
     """Whether a parameter takes several values."""
-    return any(kind.get("type") == "array" for kind in _kinds(parameter.schema or {}))
+    return any(kind.get("type") == "array" for kind in _kinds(_inlined(parameter.schema or {})))
+
+
+def _inlined(schema: Any, definitions: Schema | None = None) -> Any:
+    """Put enumerations, which pydantic describes apart, where they are referred to."""
+    if isinstance(schema, list):
+        return [_inlined(each, definitions) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    known = schema.get("$defs", {}) if definitions is None else definitions
+    target = known.get(str(schema.get("$ref")).removeprefix("#/$defs/"), {})
+    if "enum" in target:
+        named = {key: value for key, value in target.items() if key not in ("title", "description")}
+        return {**named, **{key: value for key, value in schema.items() if key != "$ref"}}
+    return {key: _inlined(value, known) for key, value in schema.items()}
 
 
 def _kinds(schema: Schema) -> list[Schema]:
@@ -245,7 +253,9 @@ def _in_query(parameter: Parameter) -> Schema:
     """Describe a parameter of a query, where there is no null: what is absent has its default."""
     found: Schema = {"name": parameter.name, "in": "query", "required": parameter.required}
     found["description"] = parameter.help
-    found["schema"] = _with_default(parameter, _without(parameter.schema or {}, "null"))
+    plain = _without(_inlined(parameter.schema or {}), "null")
+    plain.pop("$defs", None)
+    found["schema"] = _with_default(parameter, plain)
     if len(parameter.examples) == 1:
         found["example"] = parameter.examples[0]
     elif parameter.examples:
@@ -331,7 +341,13 @@ def polish(document: Schema, settings: Settings) -> Schema:
 
 def _add_schemas(schemas: dict[str, Schema]) -> None:
     """Add the schemas that are not of operations, and leave out those of FastAPI that nothing uses."""
-    schemas.update(_options_schemas())
+    host = _options(limits.HostConnection, "HostConnection", "How to reach a host: options of `asyncssh.connect()`.")
+    for name in ("host", "host_keys", "max_sessions"):
+        host["properties"][name] = _without(host["properties"][name], "null")
+    schemas["HostConnection"] = {**host, "required": ["host"]}
+    for name, model in OPTIONS.items():
+        schemas[f"{name.title()}Options"] = _options(model, f"{name.title()}Options", _OPTIONS_ABOUT[name])
+    schemas |= {"HostEntry": copy.deepcopy(HOST_ENTRY), "InventoryEntries": copy.deepcopy(INVENTORY_ENTRIES)}
     # What is sent of an inventory has the shape of what it is read from, with the secrets masked.
     known = Inventory.model_json_schema(ref_template=REF + "{model}")
     schemas.update(known.pop("$defs"))
