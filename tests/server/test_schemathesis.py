@@ -20,7 +20,7 @@ from reemote.core.response import as_json
 from reemote.testing import Fake
 from tests.server.serving import serving
 
-EXAMPLES = 15
+EXAMPLES = 10
 """How many requests are made up for each path and kind of phase."""
 
 
