@@ -34,7 +34,13 @@ every_operation = pytest.mark.parametrize(
     ("name", "operation"), ALL, ids=[f"{name}.{operation.__name__}" for name, operation in ALL]
 )
 
-PYTHON_ONLY = {("system", "Callback", "callback")}
+TRANSFERS = [("sftp", name) for name in ("Copy", "Mcopy", "Get", "Mget", "Put", "Mput")]
+TRANSFERS += [("scp", name) for name in ("Upload", "Download", "Copy")]
+PYTHON_ONLY = {
+    ("system", "Callback", "callback"),
+    ("sftp", "Sync", "progress_handler"),
+    *((*where, parameter) for where in TRANSFERS for parameter in ("progress_handler", "error_handler")),
+}
 """Parameters that have no JSON schema."""
 
 
@@ -43,7 +49,7 @@ PYTHON_ONLY = {("system", "Callback", "callback")}
 
 def test_the_operations_that_there_are() -> None:
     found = {(name, operation.__name__) for name, operation in ALL}
-    assert {("host", "Shell"), ("host", "Getcontext"), ("system", "Callback")} <= found
+    assert {("host", "Shell"), ("host", "Getcontext"), ("system", "Callback"), ("sftp", "Isdir")} <= found
     assert len(found) == len(ALL)
 
 
@@ -89,7 +95,7 @@ def test_each_parameter_that_may_be_left_out_has_a_default(name: str, operation:
 
 @every_operation
 def test_each_operation_has_a_route_and_an_effect(name: str, operation: type[Operation[Any]]) -> None:
-    assert re.fullmatch(r"[a-z][a-z0-9_]*", operation.route)
+    assert re.fullmatch(r"[a-z][a-z0-9_]*/?", operation.route)
     assert operation.effect in Effect
 
 
@@ -101,7 +107,7 @@ def test_each_operation_overrides_perform_or_execute(name: str, operation: type[
 
 @every_operation
 def test_each_operation_is_in_the_module_that_it_is_named_for(name: str, operation: type[Operation[Any]]) -> None:
-    assert operation.__module__ == module_names()[name]
+    assert f"{operation.__module__}.".startswith(f"{module_names()[name]}.")
     assert getattr(module(name), operation.__name__) is operation
 
 
@@ -111,9 +117,10 @@ def test_routes_are_unique_in_their_module() -> None:
 
 def test_every_operation_module_of_ours_is_in_the_catalogue() -> None:
     folder = Path(sys.modules["reemote"].__path__[0])
-    flat = {path.stem for path in folder.glob("*.py")}
-    no_operations = {"__init__", "__main__", "execute", "inventory", "context"}
-    assert flat - no_operations == set(module_under_test._OWN)
+    found = {path.stem for path in folder.glob("*.py")} | {path.parent.name for path in folder.glob("*/__init__.py")}
+    layers = {"cli", "core", "server", "ssh", "testing", "transfer", "web"}
+    no_operations = {"__init__", "__main__", "execute", "inventory", "context", *layers}
+    assert found - no_operations == set(module_under_test._OWN)
     assert all(where == f"reemote.{name}" for name, where in module_under_test._OWN.items())
 
 
@@ -248,13 +255,29 @@ typed = Question[int]
 
 def test_an_installed_package_adds_operations(install: Callable[..., None]) -> None:
     install("reemote-snap", {"snap": "snap_operations"}, snap_operations=SNAP)
-    assert list(module_names())[:2] == ["host", "system"]
+    assert list(module_names())[:4] == ["host", "sftp", "scp", "system"]
     assert module_names()["snap"] == "snap_operations"
     assert [operation.__name__ for operation in operations("snap")] == ["ListSnaps", "Install"]
     assert [operation.route for name, operation in catalogue() if name == "snap"] == ["list_snaps", "install"]
     [install_] = [operation for operation in operations("snap") if operation.__name__ == "Install"]
     assert [(p.name, p.help) for p in parameters(install_) if p.required] == [("snap", "The snap.")]
     assert value_type(next(operations("snap"))) == list[str]
+
+
+def test_a_package_gives_the_operations_of_its_own_modules_in_its_own_order(
+    install: Callable[..., None], tmp_path: Path
+) -> None:
+    (tmp_path / "snap").mkdir()
+    (tmp_path / "snap" / "__init__.py").write_text(
+        '"""Snap: packages."""\n'
+        "from .all import Install, ListSnaps, Question, _Base\n"
+        "from reemote.host import Getcontext\n"
+        "from snap_elsewhere import Install as Elsewhere\n"
+    )
+    (tmp_path / "snap" / "all.py").write_text(SNAP)
+    install("reemote-snap", {"snap": "snap"}, snap_elsewhere=SNAP)
+    assert [operation.__name__ for operation in operations("snap")] == ["Install", "ListSnaps"]
+    assert {operation.__module__ for operation in operations("snap")} == {"snap.all"}
 
 
 def test_naming_modules_imports_none(install: Callable[..., None]) -> None:
@@ -266,7 +289,7 @@ def test_naming_modules_imports_none(install: Callable[..., None]) -> None:
 
 
 def test_a_module_that_does_not_exist() -> None:
-    with pytest.raises(CatalogueError, match=r"there are no operations 'nowhere': there are host, system"):
+    with pytest.raises(CatalogueError, match=r"there are no operations 'nowhere': there are host, sftp, scp, system"):
         module("nowhere")
     with pytest.raises(CatalogueError, match="there are no operations 'nowhere'"):
         list(operations("nowhere"))

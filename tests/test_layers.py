@@ -17,11 +17,24 @@ import reemote
 
 ROOT = Path(reemote.__path__[0])
 
-LEVELS = {"core": 1, "ssh": 2, "operations": 2, "execute": 3, "testing": 3, "server": 4, "cli": 5, "web": 5}
+LEVELS = {
+    "core": 1,
+    "transfer": 2,
+    "ssh": 3,
+    "operations": 3,
+    "execute": 4,
+    "testing": 4,
+    "server": 5,
+    "cli": 6,
+    "web": 6,
+}
 """The layers by level. A layer imports from itself and from lower levels only."""
 
 FRONT = {"reemote", "reemote.__main__"}
 """The package itself, which names what is loaded when it is used, and the start of the command line."""
+
+PACKAGES = {"sftp"}
+"""The operation modules that are packages."""
 
 HOMES = {
     "asyncssh": {"ssh"},
@@ -67,7 +80,7 @@ def layer(module: str) -> str:
     parts = module.split(".")
     if len(parts) > 1 and parts[1] in LEVELS:
         return parts[1]
-    assert len(parts) == 2, f"{module} is in no layer"
+    assert len(parts) == 2 or parts[1] in PACKAGES, f"{module} is in no layer"
     return "operations"
 
 
@@ -144,6 +157,12 @@ def test_imports_are_found() -> None:
         ("reemote.ssh.pool", "reemote.host", False),
         ("reemote.host", "reemote.ssh.pool", False),
         ("reemote.system", "reemote.host", True),
+        ("reemote.sftp.questions", "reemote.transfer.copy", True),
+        ("reemote.sftp.questions", "reemote.ssh.files", False),
+        ("reemote.ssh.files", "reemote.transfer.tar", True),
+        ("reemote.transfer.local", "reemote.core.files", True),
+        ("reemote.transfer.copy", "reemote.ssh.files", False),
+        ("reemote.testing.fake", "reemote.transfer.local", True),
         ("reemote.execute", "reemote.ssh.pool", True),
         ("reemote.execute", "reemote.testing.fake", False),
         ("reemote.testing.fake", "reemote.execute", False),

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from .core.engine import Deployment, complaint
 from .core.errors import Cancelled, DeploymentError, ExecutionError, Outcome
-from .core.host import Host, Transport
+from .core.host import Host, Scope, Transport, scope
 from .core.inventory import Inventory, InventoryItem
 from .core.response import Response, Responses
 from .ssh.pool import Pool, loop_pool
@@ -59,7 +59,8 @@ async def execute(
             ``ExceptionGroup`` with one exception for each; the other hosts have finished, and
             ``.responses`` has their responses.
     """
-    items = Inventory.of(inventory).select(limit)
+    whole = Inventory.of(inventory)
+    items = whole.select(limit)
     if concurrency is not None and not (type(concurrency) is int and concurrency > 0):
         raise ValueError(f"concurrency is a number of hosts, 1 or more, not {concurrency!r}")
     if timeout is not None and not timeout > 0:
@@ -69,7 +70,8 @@ async def execute(
     most = min(concurrency or len(items), transport.prepare(items)) if items else 1
     places = asyncio.Semaphore(most)
     runs = [_Run(item, step, strict=strict) for item, step in zip(items, deployments, strict=True)]
-    tasks = [asyncio.create_task(run.run(transport, places, concurrency)) for run in runs]
+    what = Scope(whole, items)
+    tasks = [asyncio.create_task(run.run(transport, what, places, concurrency)) for run in runs]
     await _wait_for(tasks, timeout)
     return _collect(runs, tasks, timeout)
 
@@ -132,8 +134,9 @@ class _Run:
         self.host: Host | None = None
         self.deployment: Deployment | None = None
 
-    async def run(self, transport: Transport, places: asyncio.Semaphore, limit: int | None) -> Response:
+    async def run(self, transport: Transport, what: Scope, places: asyncio.Semaphore, limit: int | None) -> Response:
         """Wait for a place and run; what the deployment's code raises names the host."""
+        scope.set(what)  # the task's own context: it ends with the run
         try:
             async with places, transport.host(self.item, limit=limit) as self.host:
                 self.deployment = Deployment(self.host, strict=self.strict)

@@ -10,11 +10,13 @@ from typing import Any
 import asyncssh
 import pytest
 
+from reemote.core.files import Files
+from reemote.core.host import Host
 from reemote.core.operation import Local
 from reemote.core.response import Response
 from reemote.execute import Pool, execute
 from reemote.host import Shell
-from reemote.system import Return
+from reemote.sftp import Get
 from reemote.testing import sandbox
 from tests.leaks import eventually
 from tests.openssh import RootWorld, UserSshd
@@ -29,36 +31,41 @@ def sshd(user_sshd: UserSshd) -> UserSshd:
 pytestmark = pytest.mark.usefixtures("sshd", "nothing_left")
 
 
-class Files(Local[Any]):
-    """Do something with the host's SFTP client."""
+class Work(Local[Any]):
+    """Do something with the host's files."""
 
-    work: Callable[[asyncssh.SFTPClient], Awaitable[Any]]
-    path: str | None = None
+    work: Callable[[Files], Awaitable[Any]]
 
-    async def perform(self, host: Any) -> Any:
-        async with host.sftp(self.path) as client:
-            return await self.work(client)
+    async def perform(self, host: Host) -> Any:
+        async with host.sftp() as files:
+            return await self.work(files)
 
 
-async def failure(sshd: UserSshd, work: Callable[[asyncssh.SFTPClient], Awaitable[Any]]) -> Response[Any]:
-    return await only(lambda: Files(work=work), **sshd.connection())
+async def failure(sshd: UserSshd, work: Callable[[Files], Awaitable[Any]]) -> Response[Any]:
+    return await only(lambda: Work(work=work), **sshd.connection())
 
 
 async def test_a_file_that_is_not_there(sshd: UserSshd) -> None:
-    response = await failure(sshd, lambda client: client.stat("/no/such/file"))
+    response = await failure(sshd, lambda files: files.stat("/no/such/file"))
     assert (response["value"], response["error"], response["outcome"]) == ("SFTPNoSuchFile", True, "completed")
-    assert response["detail"] == "No such file"
+    assert response["detail"] == "No such file: /no/such/file"
+    assert not response["changed"]
 
 
 async def test_a_file_that_may_not_be_read(sshd: UserSshd) -> None:
     if (await only(lambda: Shell(cmd="id -u"), **sshd.connection())).value.stdout == "0\n":
         raise AssertionError("the test needs an ordinary user")
-    response = await failure(sshd, lambda client: client.open("/etc/shadow"))
+
+    async def read(files: Files) -> None:
+        async with files.open("/etc/shadow", "read"):
+            raise AssertionError("an ordinary user may not read it")
+
+    response = await failure(sshd, read)
     assert response["value"] == "SFTPPermissionDenied"
 
 
 async def test_any_other_failure(sshd: UserSshd) -> None:
-    response = await failure(sshd, lambda client: client.mkdir("/"))
+    response = await failure(sshd, lambda files: files.mkdir("/"))
     assert (response["value"], response["outcome"]) == ("SFTPFailure", "completed")
 
 
@@ -68,13 +75,13 @@ async def test_a_full_disk_is_named(world: RootWorld) -> None:
     setup = "mkdir -p /small && mount -t tmpfs -o size=64k,mode=1777 tmpfs /small"
     assert machine.run(["sh", "-c", setup]).returncode == 0
 
-    async def fill(client: asyncssh.SFTPClient) -> None:
-        async with client.open("/small/file", "wb") as file:
-            await file.write(b"x" * 200_000)
+    async def fill(files: Files) -> None:
+        async with files.open("/small/file", "write") as file:
+            await file.write(b"x" * 200_000, 0)
 
     with world.network():
         options = {**machine.connection(), "host": machine.address}
-        response = await only(lambda: Files(work=fill, path="/small"), **options)
+        response = await only(lambda: Work(work=fill), **options)
     assert response["value"] == "NoSpaceLeft"
     assert "/small" in response["detail"]
     assert machine.run(["umount", "/small"]).returncode == 0
@@ -99,36 +106,66 @@ async def test_a_hostile_name_in_a_listing(sshd: UserSshd, tmp_path: Path) -> No
     inside = tmp_path / "a" / "b"
     inside.mkdir(parents=True)
 
-    async def fetch(client: asyncssh.SFTPClient) -> None:
-        await client.get("/etc", str(inside), recurse=True)
-
     async with listener:
         response = await only(
-            lambda: Files(work=fetch), host="127.0.0.1", port=listener.get_port(), username="u", known_hosts=None
+            lambda: Get(remotepaths="/etc", localpath=inside, recurse=True), host="127.0.0.1", port=listener.get_port(), username="u", known_hosts=None
         )
     assert (response["value"], response["outcome"]) == ("SFTPBadMessage", "unknown")
     assert not (tmp_path / "evil").exists()
 
 
 async def test_a_connection_that_is_lost() -> None:
+    asked, closed = asyncio.Event(), asyncio.Event()
+
+    class Silent(asyncssh.SFTPServer):
+        async def stat(self, path: bytes) -> Any:
+            del path
+            asked.set()
+            await closed.wait()
+
+    class Server(asyncssh.SSHServer):
+        def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
+            connections.append(conn)
+
+        def begin_auth(self, username: str) -> bool:
+            return False
+
+    connections: list[asyncssh.SSHServerConnection] = []
+    key = asyncssh.generate_private_key("ssh-ed25519")
+    listener = await asyncssh.listen(
+        "127.0.0.1", 0, server_host_keys=[key], server_factory=Server, sftp_factory=Silent, gss_host=None
+    )
+    async with listener:
+        running = asyncio.create_task(
+            only(
+                lambda: Work(work=lambda files: files.stat("/x")),
+                host="127.0.0.1",
+                port=listener.get_port(),
+                username="u",
+                known_hosts=None,
+            )
+        )
+        await asked.wait()
+        connections[0].abort()
+        lost = await running
+        closed.set()
+    assert (lost["value"], lost["outcome"], lost["changed"]) == ("ConnectionLost", "unknown", True)
+    assert "/x" in lost["detail"]
+
+
+async def test_a_session_that_died_while_nothing_was_asked_is_opened_anew() -> None:
     fleet = sandbox("a")
 
-    async def cut(client: asyncssh.SFTPClient) -> None:
-        await client.stat(".")
+    async def cut(files: Files) -> bytes:
+        await files.stat(".")
         fleet["a"].drop_connections()
         await eventually(lambda: fleet["a"].open_connections == 0)
-        await client.stat(".")
-
-    class Root:
-        async def execute(self) -> Any:
-            lost = yield Files(work=cut)
-            again = yield Files(work=lambda client: client.realpath("."))
-            yield Return(value=[lost, again])
+        return await files.realpath(".")
 
     async with fleet as hosts, Pool() as pool:
-        lost, again = (await execute(Root, hosts, pool=pool))[0]["value"]
-    assert (lost["value"], lost["outcome"], lost["changed"]) == ("ConnectionLost", "unknown", True)
-    assert not again["error"]
+        response = (await execute(lambda: Work(work=cut), hosts, pool=pool))[0]
+        assert response["value"].decode() == str(fleet["a"].home)
+    assert fleet["a"].connections == 2
 
 
 async def test_one_session_for_all_file_operations_of_a_run() -> None:
@@ -137,8 +174,8 @@ async def test_one_session_for_all_file_operations_of_a_run() -> None:
     class Root:
         async def execute(self) -> Any:
             for _ in range(5):
-                yield Files(work=lambda client: client.stat("."))
-            yield [Files(work=lambda client: client.stat(".")) for _ in range(5)]
+                yield Work(work=lambda files: files.stat("."))
+            yield [Work(work=lambda files: files.stat(".")) for _ in range(5)]
 
     async with fleet as hosts, Pool() as pool:
         assert not (await execute(Root, hosts, pool=pool)).failed
@@ -155,7 +192,7 @@ async def test_a_server_without_sftp() -> None:
     listener = await asyncssh.listen("127.0.0.1", 0, server_host_keys=[key], server_factory=Server, gss_host=None)
     async with listener, asyncio.timeout(8):
         response = await only(
-            lambda: Files(work=lambda client: client.stat(".")),
+            lambda: Work(work=lambda files: files.stat(".")),
             host="127.0.0.1",
             port=listener.get_port(),
             username="u",

@@ -12,6 +12,7 @@ import pytest
 
 from reemote.execute import Pool, execute, run
 from reemote.host import Shell
+from reemote.sftp import Write
 from reemote.ssh.pool import loop_pool
 from reemote.system import Callback, Return
 from reemote.testing import sandbox
@@ -85,25 +86,21 @@ async def test_no_more_sessions_than_told() -> None:
     assert fleet["b"].peak_sessions == 8
 
 
-class Upload(Shell):
-    """A file written over SFTP; ``cmd`` is its content."""
-
-    async def perform(self, host: Any) -> Any:
-        async with host.sftp() as client, client.open("uploaded", "w") as file:
-            await file.write(self.cmd)
-
-
 @pytest.mark.slow
 async def test_files_and_commands_take_turns_with_one_session(make_user_sshd: MakeUserSshd) -> None:
     server = make_user_sshd(MaxSessions=1)
 
     class PutRunPut:
         async def execute(self) -> Any:
-            yield Upload(cmd="one")
+            yield Write(path="uploaded", text="one")
             first = yield Shell(cmd="cat uploaded")
-            yield Upload(cmd="two")
+            yield Write(path="uploaded", text="two")
             second = yield Shell(cmd="cat uploaded")
-            third = yield [Upload(cmd="three"), Shell(cmd="echo at the same time"), Upload(cmd="three")]
+            third = yield [
+                Write(path="uploaded", text="three"),
+                Shell(cmd="echo at the same time"),
+                Write(path="uploaded", text="three"),
+            ]
             yield Return(value=[first.value.stdout, second.value.stdout, [r["error"] for r in third]])
 
     response = await only(PutRunPut, **server.connection())
@@ -143,6 +140,7 @@ hard = int(sys.argv[2])
 resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, hard), hard))
 from reemote.execute import execute
 from reemote.host import Shell
+from reemote.sftp import Write
 options = json.loads(sys.argv[1])
 options["known_hosts"] = options["known_hosts"].encode()
 hosts = [{"connection": {**options, "host": f"127.0.3.{number % 250 + 1}", "port": options["port"],
@@ -173,6 +171,7 @@ NO_FILES = """
 import asyncio, json, os, resource, sys
 from reemote.execute import Pool, execute
 from reemote.host import Shell
+from reemote.sftp import Write
 from reemote.inventory import Inventory
 from reemote.ssh import link
 

@@ -34,6 +34,12 @@ def test_the_defaults_that_ship() -> None:
     assert chosen.x11_forwarding is False
     assert chosen.encoding is None
     assert chosen.compression_algs in (None, (), [b"none"])
+    assert [bytes(name) for name in chosen.encryption_algs[:3]] == [
+        b"aes128-gcm@openssh.com",
+        b"aes256-gcm@openssh.com",
+        b"chacha20-poly1305@openssh.com",
+    ]
+    assert b"aes256-ctr" in chosen.encryption_algs
     assert chosen.utf8_decode_errors == "replace"
     plan = options.plan(Connection(host="h"))
     assert plan.trust.policy == "strict"

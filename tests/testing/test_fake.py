@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
+import gc
+import os
 import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from reemote.core.errors import CommandFailed, ConnectionRefused, ExecutionError, HostError, SFTPError
+from reemote.core.context import Context
+from reemote.core.errors import CommandFailed, ConnectionRefused, ConnectTimeout, ExecutionError, HostError, SFTPError
+from reemote.core.files import Files
 from reemote.core.host import Host, Transport
 from reemote.core.operation import Local, Steps
 from reemote.core.response import Completed, Response, Responses
@@ -238,16 +246,206 @@ async def test_a_command_that_is_cut_short_is_known() -> None:
     assert (responses[0]["outcome"], responses[0]["completed"]["command"]) == ("unknown", "x")
 
 
-async def test_a_fake_host_has_no_files() -> None:
-    class Files(Local[None]):
+async def test_a_host_that_is_down_has_no_files_either() -> None:
+    fake = Fake("a", "b")
+    fake.fail("b", ConnectionRefused("nothing listens"))
+    async with on(fake, "a") as files:
+        assert await files.list("/") == []
+    host = FakeHost(fake, Context(inventory_item=fake.inventory.hosts[1]))
+    for asked in (host.sftp().__aenter__(), host.run("x")):
+        with pytest.raises(ConnectionRefused, match="nothing listens"):
+            await asked
+    fake.fail("b", ConnectTimeout("no answer"))
+    fake.on("x", host="b")
+    assert (await host.run("x")).exit_status == 0
+    with pytest.raises(ConnectTimeout):
+        await host.sftp().__aenter__()
+
+
+@contextlib.asynccontextmanager
+async def on(fake: Fake, name: str = "a") -> AsyncIterator[Files]:
+    """Give the files of a host, as one run sees them."""
+    async with fake.host(InventoryItem(connection=Connection(host=name))) as host, host.sftp() as files:
+        yield files
+
+
+async def read(files: Files, path: Any) -> bytes:
+    async with files.open(path, "read") as file:
+        return await file.read(1000, 0)
+
+
+async def write(files: Files, path: Any, data: bytes) -> None:
+    async with files.open(path, "write") as file:
+        await file.write(data, 0)
+
+
+async def test_a_host_has_files_of_its_own() -> None:
+    fake = Fake("a", "b")
+    (fake.files("a") / "etc").mkdir()
+    (fake.files("a") / "etc" / "motd").write_text("Welcome")
+    async with on(fake) as files:
+        for path in ("/etc/motd", "etc/motd", b"../../etc/./motd", Path("/etc/../etc/motd"), "//etc//motd"):
+            assert await read(files, path) == b"Welcome"
+        await write(files, "etc/\udcff\n", b"new")
+        assert files.is_remote is False
+        assert (await files.info()).version == 3
+    assert (fake.files("a") / "etc" / "\udcff\n").read_text() == "new"
+    assert list(fake.files("b").iterdir()) == []
+
+
+async def test_files_are_there_in_a_run() -> None:
+    class Greeting(Local[str]):
+        async def perform(self, host: Host) -> str:
+            async with host.sftp() as files:
+                await files.chdir("/etc")
+            async with host.sftp() as files:  # the same run is still there
+                return (await read(files, "motd")).decode()
+
+    fake = Fake("a", "b")
+    for name in ("a", "b"):
+        (fake.files(name) / "etc").mkdir()
+        (fake.files(name) / "etc" / "motd").write_text(name)
+    for _ in range(2):
+        responses = await execute(Greeting, inventory=fake.inventory, pool=fake)
+        assert [response.value for response in responses] == ["a", "b"]
+    async with on(fake) as files:
+        assert files.absolute("x") == b"/x"
+
+
+async def test_one_host_reaches_another_of_the_inventory() -> None:
+    class Fetch(Local[bytes]):
+        async def perform(self, host: Host) -> bytes:
+            async with host.other("b") as other, other.sftp() as files:
+                return await read(files, "/file")
+
+    class Lost(Local[None]):
         async def perform(self, host: Host) -> None:
-            async with host.sftp():
+            async with host.other("c"):
                 pass
 
-    fake = Fake("a")
+    fake = Fake("a", "b")
+    (fake.files("b") / "file").write_text("of b")
+    [response] = await execute(Fetch, inventory=fake.inventory, pool=fake, limit="a")
+    assert response.value == b"of b"
     with pytest.raises(ExecutionError) as caught:
-        await execute(Files, inventory=fake.inventory, pool=fake)
-    assert "use the sandbox for file operations" in str(caught.value.exceptions[0])
+        await execute(Lost, inventory=fake.inventory, pool=fake, limit="a")
+    assert "the inventory has no host 'c'" in str(caught.value.exceptions[0])
+
+
+async def test_links_lead_where_they_lead_on_the_host(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("of this machine")
+    fake = Fake("a")
+    top = fake.files("a")
+    (top / "real" / "below").mkdir(parents=True)
+    (top / "real" / "file").write_text("inside")
+    (top / "file").write_text("at the top")
+    async with on(fake) as files:
+        await files.symlink("/real", "absolute")
+        await files.symlink("real/below", "relative")
+        await files.symlink("../../../../file", "real/up")
+        await files.symlink(str(tmp_path / "secret"), "out")
+        await files.symlink("/made", "dangling")
+        for path in ("absolute/file", "relative/../file", "/absolute/below/../../real/file", "absolute/below/../file"):
+            assert await read(files, path) == b"inside"
+        assert await read(files, "real/up") == b"at the top"
+        assert await files.readlink("absolute") == b"/real"
+        assert await files.realpath("absolute/up") == b"/file"
+        assert await files.realpath("relative/..") == b"/real"
+        assert await files.realpath(".") == b"/"
+        assert await files.lookup("out") is None
+        assert await files.lookup("out", follow=False) is not None
+        assert (await files.stat("absolute/", follow=False)).is_directory
+        await write(files, "dangling", b"made")
+        await files.set("dangling", permissions=0o600)
+        await files.chdir("absolute")
+        assert await read(files, "file") == b"inside"
+        assert await files.realpath("below") == b"/real/below"
+        await files.remove("/absolute")
+        assert await files.digests(["/out"]) == [None]
+        with pytest.raises(SFTPError):
+            await files.set("/out", follow=False, permissions=0o600)
+    assert (top / "made").read_text() == "made"
+    assert (top / "real" / "file").exists()
+    assert not (top / "absolute").is_symlink()
+
+
+async def test_paths_are_those_of_the_host() -> None:
+    fake = Fake("a")
+    (fake.files("a") / "etc" / "b").mkdir(parents=True)
+    (fake.files("a") / "etc" / "a.conf").touch()
+    (fake.files("a") / "etc" / "b" / "b.conf").touch()
+    (fake.files("a") / "link").symlink_to("/etc")
+    async with on(fake) as files:
+        assert await files.glob(["/etc/*.conf", "etc/b*"]) == [b"/etc/a.conf", b"etc/b"]
+        assert await files.glob(["**/b.conf", "/link/a*"]) == [b"/link/a.conf", b"etc/b/b.conf"]
+        tree = await files.tree("/")
+        assert sorted(tree or {}) == [b"etc", b"etc/a.conf", b"etc/b", b"etc/b/b.conf", b"link"]
+        assert (await files.statvfs("/etc")).bsize > 0
+        await files.chdir("/etc/b")
+        assert files.absolute("b.conf") == b"/etc/b/b.conf"
+        assert await files.glob(["*"]) == [b"b.conf"]
+        await files.rename("b.conf", "/etc/c.conf")
+        await files.link("/etc/c.conf", "/etc/d.conf")
+        await files.replace("/etc/d.conf", "/etc/a.conf")
+        await files.mkdir("new/")
+        await files.rmdir("/etc/b/new")
+    assert sorted(path.name for path in (fake.files("a") / "etc").iterdir()) == ["a.conf", "b", "c.conf"]
+
+
+FAILURES: dict[str, tuple[Callable[[Files], Awaitable[Any]], str]] = {
+    "missing": (lambda files: files.stat("missing"), "SFTPNoSuchFile: missing: No such file or directory"),
+    "missing in between": (lambda files: files.mkdir("missing/x"), "SFTPNoSuchFile: missing/x: No such"),
+    "not a directory": (lambda files: files.stat("file/below"), "SFTPNoSuchFile: file/below: Not a directory"),
+    "not a directory, a slash": (lambda files: files.stat("file/"), "SFTPNoSuchFile: file/: Not a directory"),
+    "no match": (lambda files: files.glob(["*.md"]), "SFTPNoSuchFile: *.md"),
+    "there already": (lambda files: files.mkdir("file"), "SFTPFailure: file: File exists"),
+    "in the way": (lambda files: files.rename("file", "dir"), "SFTPFailure: file -> dir: File exists"),
+    "a directory": (lambda files: files.remove("dir"), "SFTPFailure: dir: Is a directory"),
+    "the root": (lambda files: files.rmdir("/"), "SFTPFailure: /: "),
+    "a loop": (lambda files: files.stat("loop"), "SFTPFailure: loop: Too many levels of symbolic links"),
+    "nothing": (lambda files: files.stat(""), "SFTPNoSuchFile: : No such file"),
+    "NUL": (lambda files: files.stat("\0"), "SFTPFailure: \0: Invalid argument"),
+    "a full disk": (lambda files: write(files, "full", b"x"), "NoSpaceLeft: no space is left on the host for full"),
+}
+
+
+@pytest.mark.parametrize(("act", "failure"), FAILURES.values(), ids=FAILURES)
+async def test_files_fail_as_those_of_hosts(act: Any, failure: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    fake = Fake("a")
+    (fake.files("a") / "file").touch()
+    (fake.files("a") / "dir").mkdir()
+    (fake.files("a") / "loop").symlink_to("loop")
+    monkeypatch.setattr(os, "pwrite", full)
+    async with on(fake) as files:
+        with pytest.raises(HostError) as caught:
+            await act(files)
+    assert str(caught.value).startswith(failure)
+    assert fake.files("a").is_dir()
+
+
+async def test_what_may_not_be_is_denied(monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(*_: Any, **__: Any) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    fake = Fake("a")
+    async with on(fake) as files:
+        monkeypatch.setattr(os, "mkdir", denied)
+        with pytest.raises(SFTPError) as caught:
+            await files.mkdir("x")
+    assert caught.value.kind == "SFTPPermissionDenied"
+
+
+def test_files_go_with_the_fake() -> None:
+    fake = Fake("a", "b")
+    directories = [fake.files("a"), fake.files("b")]
+    (directories[0] / "file").touch()
+    assert fake.files("a") == directories[0] != directories[1]
+    del fake
+    gc.collect()
+    assert not any(directory.exists() for directory in directories)
 
 
 async def test_groups_and_strict_are_as_with_real_hosts() -> None:
@@ -267,6 +465,6 @@ def test_it_is_a_transport_of_hosts() -> None:
     transport: Transport = fake
     assert transport.prepare(fake.inventory.hosts) == 3
     assert transport.prepare([]) == 1
-    for name in ("context", "interrupted", "run", "sftp"):
+    for name in ("context", "interrupted", "run", "sftp", "other"):
         assert hasattr(Host, name)
         assert hasattr(FakeHost, name) or name in ("context", "interrupted")

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from pydantic import PydanticInvalidForJsonSchema, TypeAdapter
 from pydantic.fields import FieldInfo
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaWarningKind
 from typing_extensions import NoDefault
 
 from .errors import CatalogueError
@@ -25,7 +26,7 @@ from .operation import Operation
 ENTRY_POINTS = "reemote.operations"
 """The entry point group under which installed packages register operation modules."""
 
-_OWN = {"host": "reemote.host", "system": "reemote.system"}
+_OWN = {name: f"reemote.{name}" for name in ("host", "sftp", "scp", "system")}
 
 
 @cache
@@ -63,6 +64,8 @@ def module(name: str) -> ModuleType:
 def operations(name: str) -> Iterator[type[Operation[Any]]]:
     """Give the operations of the module *name*, in the order in which they stand there.
 
+    The operations of a package are those that it imports from its own modules.
+
     A leading underscore marks a base class; so does a type parameter that is for subclasses to fill
     in, one that none of its fields has.
     """
@@ -71,7 +74,7 @@ def operations(name: str) -> Iterator[type[Operation[Any]]]:
         if (
             inspect.isclass(cls)
             and issubclass(cls, Operation)
-            and cls.__module__ == source.__name__
+            and f"{cls.__module__}.".startswith(f"{source.__name__}.")
             and cls.__name__ == key  # pydantic leaves parametrised generics in the module, too
             and key.isidentifier()
             and not key.startswith("_")
@@ -92,6 +95,16 @@ def catalogue() -> Iterator[tuple[str, type[Operation[Any]]]]:
             yield name, operation
 
 
+class _Schema(GenerateJsonSchema):
+    """Describes types; one that allows something that JSON does not know has no description."""
+
+    def emit_warning(self, kind: JsonSchemaWarningKind, detail: str) -> None:
+        """Refuse what would be left out of the description, such as the function in "a function or none"."""
+        if kind == "skipped-choice":
+            raise PydanticInvalidForJsonSchema(detail)
+        super().emit_warning(kind, detail)
+
+
 @dataclass(frozen=True)
 class Parameter:
     """One parameter of an operation, as a person or a machine has to know it."""
@@ -110,7 +123,7 @@ class Parameter:
         """Read one field of an operation."""
         annotation: Any = field.rebuild_annotation() if field.metadata else field.annotation
         try:
-            schema = TypeAdapter(annotation).json_schema()
+            schema = TypeAdapter(annotation).json_schema(schema_generator=_Schema)
         except PydanticInvalidForJsonSchema:
             schema = None
         if schema is not None and isinstance(field.json_schema_extra, dict):

@@ -71,6 +71,8 @@ class HostError(ReemoteError):
 
     kind: str
     outcome: Outcome = "completed"
+    changed: bool | None = None
+    """Whether something changed on the host, where that is known."""
     attempts: int = 1
     """How many attempts to connect are made when this is what goes wrong."""
     _kinds: ClassVar[dict[str, type[HostError]]] = {}
@@ -192,11 +194,32 @@ class Cancelled(HostError):
 
 
 class NoSpaceLeft(HostError):
-    """The file system on the host is full."""
+    """The file system on the host is full, or that of this machine; the message says which."""
 
 
 class SFTPError(HostError):
     """A file operation failed; ``kind`` is asyncssh's name (``SFTPNoSuchFile``, ...)."""
+
+    changed = False
+
+
+class LocalFileError(HostError, kind="OSError"):
+    """A file of this machine could not be read or written.
+
+    ``kind`` is the name of Python's error (``FileNotFoundError``, ...), ``OSError`` where it has none in ``KINDS``.
+    """
+
+    changed = False
+    KINDS: ClassVar[tuple[str, ...]] = (
+        "FileNotFoundError",
+        "FileExistsError",
+        "PermissionError",
+        "IsADirectoryError",
+        "NotADirectoryError",
+    )
+
+
+HostError._kinds.update(dict.fromkeys(LocalFileError.KINDS, LocalFileError))
 
 
 class FileDescriptorsExhausted(ConnectFailed):

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from .context import Context
-from .inventory import InventoryItem
+from .files import Files
+from .inventory import Inventory, InventoryItem
 from .response import Completed
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What a run is about."""
+
+    inventory: Inventory
+    """The whole inventory, with hosts that this run leaves out."""
+    items: Sequence[InventoryItem]
+    """The hosts of this run."""
+
+
+scope: ContextVar[Scope] = ContextVar("reemote_scope")
+"""What the run is about that this task belongs to."""
 
 
 class Host(Protocol):
@@ -28,7 +45,7 @@ class Host(Protocol):
         *,
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
-        stdin: str | bytes | None = None,
+        stdin: str | bytes | AsyncIterable[bytes] | None = None,
         timeout: float | None = None,
         check: bool = False,
         sudo: bool = False,
@@ -42,7 +59,7 @@ class Host(Protocol):
             command: The command, for the login shell of the user.
             env: Variables to set for it.
             cwd: The directory to run it in.
-            stdin: What it reads from standard input; nothing by default.
+            stdin: What it reads from standard input, whole or piece by piece; nothing by default.
             timeout: Seconds until its process group is killed.
             check: Whether a non-zero exit status raises.
             sudo: Whether to run it with sudo.
@@ -55,8 +72,15 @@ class Host(Protocol):
                 or, with *check*, one that failed.
         """
 
-    def sftp(self) -> AbstractAsyncContextManager[Any]:
-        """Give the host's SFTP client; errors of its methods come out as :class:`HostError`."""
+    def sftp(self) -> AbstractAsyncContextManager[Files]:
+        """Give the host's files; relative paths lead from where logins start, or from where ``chdir`` went."""
+
+    def other(self, name: str) -> AbstractAsyncContextManager[Host]:
+        """Give another host of the same inventory.
+
+        Raises:
+            InventoryError: The inventory has no host of that name.
+        """
 
 
 class Transport(Protocol):

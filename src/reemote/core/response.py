@@ -177,7 +177,8 @@ class Response(Record, Generic[T]):
     def of_failure(cls, error: HostError, host: str, *, reads: bool = False) -> Response[Any]:
         """Make the response that tells of *error*; a step that only *reads* has changed nothing."""
         name = FailureName(error.kind)
-        changed = not reads and error.outcome != "not_started"
+        may_have = error.outcome == "unknown" or (error.outcome == "completed" and error.changed is not False)
+        changed = not reads and may_have
         response: Response[Any] = Response(host=host, value=name, changed=changed, error=True)
         response.update(detail=error.detail, outcome=error.outcome)
         if error.completed is not None:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterable, AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Protocol
-
-import asyncssh
 
 from ..core.context import Context
 from ..core.errors import (
@@ -20,8 +18,10 @@ from ..core.errors import (
     PermissionDenied,
     PrivilegeDenied,
 )
+from ..core.host import scope
 from ..core.inventory import InventoryItem
 from ..core.response import Completed
+from .files import Directory, SftpFiles
 from .link import Link
 from .options import SESSION_OPTIONS, check_names
 from .process import Request
@@ -39,12 +39,16 @@ class Links(Protocol):
     def release(self, link: Link) -> None:
         """Take it back."""
 
+    def host(self, item: InventoryItem, *, limit: int | None = None) -> AbstractAsyncContextManager[SshHost]:
+        """Give a host."""
+
 
 class SshHost:
     """One host for the time of one run."""
 
     def __init__(self, context: Context, links: Links, limit: int) -> None:
         self.context = context
+        self._directory = Directory()
         self.interrupted: Completed | None = None
         self._links = links
         self._limit = limit
@@ -57,7 +61,7 @@ class SshHost:
         for link in held.values():
             self._links.release(link)
 
-    async def _link(self, overrides: Mapping[str, Any] | None = None) -> Link:
+    async def link(self, overrides: Mapping[str, Any] | None = None) -> Link:
         """Give the connection, kept for the whole run; a new one where the old one has died."""
         key = tuple(sorted((name, repr(value)) for name, value in overrides.items())) if overrides else ()
         link = self._held.get(key)
@@ -82,7 +86,7 @@ class SshHost:
         *,
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
-        stdin: str | bytes | None = None,
+        stdin: str | bytes | AsyncIterable[bytes] | None = None,
         timeout: float | None = None,
         check: bool = False,
         sudo: bool = False,
@@ -112,25 +116,33 @@ class SshHost:
         return completed
 
     async def _run(self, request: Request, overrides: Mapping[str, Any] | None) -> Completed:
-        link = await self._link(overrides)
+        link = await self.link(overrides)
         try:
             return await link.run(request, self._interrupt)
         except ConnectionLost as error:
             # The kept connection had died unnoticed; the command was not sent.
             if error.outcome != "not_started":
                 raise
-        link = await self._link(overrides)
+        link = await self.link(overrides)
         return await link.run(request, self._interrupt)
 
     def _interrupt(self, record: Completed) -> None:
         self.interrupted = record
 
     @asynccontextmanager
-    async def sftp(self, path: str | bytes | None = None) -> AsyncIterator[asyncssh.SFTPClient]:
-        """Give the SFTP client; see :meth:`reemote.ssh.link.Link.sftp`."""
-        link = await self._link()
-        async with link.sftp(path) as client:
-            yield client
+    async def sftp(self) -> AsyncIterator[SftpFiles]:
+        """Give the host's files; see :class:`reemote.ssh.files.SftpFiles`."""
+        async with SftpFiles(self, self._directory) as files:
+            yield files
+
+    @asynccontextmanager
+    async def other(self, name: str) -> AsyncIterator[SshHost]:
+        """Give another host of the inventory, over a connection of the same pool."""
+        item = next((item for item in scope.get().inventory.hosts if item.host == name), None)
+        if item is None:
+            raise InventoryError(f"the inventory has no host {name!r}")
+        async with self._links.host(item, limit=self._limit) as host:
+            yield host
 
 
 def _known_encoding(name: str) -> str:

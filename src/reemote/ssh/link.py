@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
 
 import asyncssh
 
@@ -19,31 +19,21 @@ from ..core.errors import (
     HostError,
     HostKeyNotVerifiable,
     HostKeyRevoked,
-    NoSpaceLeft,
 )
 from ..core.response import Completed
 from .errors import connect_failure, run_failure
 from .hostkeys import HostKeyClient
 from .options import Plan
-from .places import Places
 from .process import CommandSession, Process, Request
+from .sessions import Sessions, SftpSession, SharedSftp
 
 log = logging.getLogger("reemote")
-
-T = TypeVar("T")
 
 BACKOFF, BACKOFF_CAP = 0.25, 4.0
 """Seconds before the second attempt to connect, doubled for each further one up to the cap."""
 
-REFUSED_SESSION = 2
-"""The reason code with which sshd refuses a session beyond ``MaxSessions`` (RFC 4254, section 5.1)."""
-
 ABANDON = 6.0
 """Seconds to end a command whose start was cut short, before the connection is dropped."""
-
-SESSION_PATIENCE = 3.0
-"""Seconds to try on for a session that is refused while none of ours is open: a session that has
-just ended may still count for a moment."""
 
 
 async def connect(
@@ -117,11 +107,8 @@ class Link:
         self.users = 0
         """How many runs hold the connection at the moment."""
         self._connection = connection
-        self._sessions = Sessions(plan.max_sessions)
-        self._sftp: asyncssh.SFTPClient | None = None
-        self._sftp_stack = AsyncExitStack()
-        self._sftp_users = 0
-        self._sftp_lock = asyncio.Lock()
+        self._sessions = Sessions(plan.max_sessions, connection.is_closed)
+        self._sftp = SharedSftp(connection, self._sessions)
 
     @property
     def is_closed(self) -> bool:
@@ -160,7 +147,7 @@ class Link:
             return await self._start(session, request, interrupted)
 
         try:
-            async with self._sessions.open(start, lambda: self.is_closed, self._spare_sftp) as process:
+            async with self._sessions.open(start, self._sftp.spare) as process:
                 return await self._finish(process, interrupted)
         except (asyncssh.Error, OSError) as error:
             raise self._start_failure(error, session, request) from error
@@ -177,6 +164,11 @@ class Link:
             interrupted(process.record())
             await self._end(process)
             interrupted(process.record())
+            raise
+        except ConnectionLost:
+            raise
+        except Exception:  # its input could not be had to the end
+            await self._end(process)
             raise
 
     async def _start(
@@ -241,100 +233,19 @@ class Link:
     # Files
 
     @asynccontextmanager
-    async def sftp(self, path: str | bytes | None = None) -> AsyncIterator[asyncssh.SFTPClient]:
-        """Give the connection's SFTP client, which all users share.
-
-        Args:
-            path: The path that is worked on. SFTP has no word for a full disk; with it, one is
-                told from other failures.
+    async def sftp(self) -> AsyncIterator[SftpSession]:
+        """Give the connection's SFTP session, which all users share.
 
         Raises:
-            HostError: In place of what asyncssh raises.
+            HostError: The session cannot be opened. What its client raises comes as it is.
         """
-        client = await self._open_sftp()
-        self._sftp_users += 1
         try:
-            yield client
-        except (asyncssh.SFTPError, asyncssh.ConnectionLost) as error:
-            failure = run_failure(error)
-            assert failure is not None
-            if isinstance(failure, ConnectionLost):
-                self._sftp = None  # the session is dead, the connection may not be: open another next time
-                await self._sftp_stack.aclose()
-            if isinstance(error, asyncssh.SFTPFailure) and path is not None and await _is_full(client, path):
-                failure = NoSpaceLeft(f"no space is left on the host for {path!r}")
-            raise failure from error
-        finally:
-            self._sftp_users -= 1
-            if not self._sftp_users and self._sessions.places.is_wanted:
-                await self._spare_sftp()
-
-    async def _open_sftp(self) -> asyncssh.SFTPClient:
-        async with self._sftp_lock:
-            if self._sftp is None:
-                start = self._connection.start_sftp_client
-                place = self._sessions.open(start, lambda: self.is_closed, self._spare_sftp)
-                try:
-                    client = await self._sftp_stack.enter_async_context(place)
-                except (asyncssh.Error, OSError) as error:
-                    if self.is_closed:
-                        raise ConnectionLost("the connection was lost", outcome="not_started") from error
-                    raise run_failure(error, "not_started") or error from error
-                self._sftp = await self._sftp_stack.enter_async_context(client)
-            return self._sftp
-
-    async def _spare_sftp(self) -> None:
-        """Close the SFTP session while nobody uses it: a command needs its place."""
-        if self._sftp is not None and not self._sftp_users:
-            self._sftp = None
-            await self._sftp_stack.aclose()
-
-
-class Sessions:
-    """The sessions of one connection: how many there are, and how many the host allows."""
-
-    def __init__(self, most: int) -> None:
-        self.places = Places(most)
-
-    @asynccontextmanager
-    async def open(
-        self, attempt: Callable[[], Awaitable[T]], gone: Callable[[], bool], spare: Callable[[], Awaitable[None]]
-    ) -> AsyncIterator[T]:
-        """Open a session by *attempt* and hold its place until the end of the context.
-
-        Where the host refuses a session, its limit is lower than ours: we learn it, and wait for one
-        of ours to end. *gone* tells whether the connection is closed, *spare* gives up what can be.
-        """
-        places, tries = self.places, 0
-        patience = asyncio.get_running_loop().time() + SESSION_PATIENCE
-        while True:
-            if places.is_full:
-                await spare()
-            await places.take(first=tries > 0)
-            try:
-                opened = await attempt()
-                break
-            except BaseException as error:
-                places.give()
-                refused = isinstance(error, asyncssh.ChannelOpenError) and error.code == REFUSED_SESSION
-                if not refused or gone():
-                    raise
-                tries += 1
-                if tries > 1 and places.taken:
-                    places.most = places.taken
-                elif asyncio.get_running_loop().time() > patience:
-                    raise
-            await spare()
-            if not places.is_full:
-                await asyncio.sleep(0.02)
+            session = await self._sftp.join()
+        except (asyncssh.Error, OSError) as error:
+            if self.is_closed:
+                raise ConnectionLost("the connection was lost", outcome="not_started") from error
+            raise run_failure(error, "not_started") or error from error
         try:
-            yield opened
+            yield session
         finally:
-            places.give()
-
-
-async def _is_full(client: asyncssh.SFTPClient, path: str | bytes) -> bool:
-    try:
-        return (await client.statvfs(path)).bavail == 0
-    except asyncssh.SFTPError:
-        return False
+            await session.leave()

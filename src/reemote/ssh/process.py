@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shlex
-from collections.abc import Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,7 +34,7 @@ class Request:
     command: str
     env: Mapping[str, str] = field(default_factory=dict)
     cwd: str | None = None
-    stdin: bytes | None = None
+    stdin: bytes | AsyncIterable[bytes] | None = None
     timeout: float | None = None
     """Seconds for all of it, from the opening of the session to the command's end."""
     session: Mapping[str, Any] = field(default_factory=dict)
@@ -195,16 +196,19 @@ class Process:
 
     async def _feed(self) -> None:
         """Write the input; a command that ends without reading it is no failure."""
-        data = memoryview(self.request.stdin or b"")
-        try:
-            for start in range(0, len(data), _CHUNK):
-                await self.session.writable.wait()
-                if self.session.ended.is_set():
-                    return
-                self.channel.write(bytes(data[start : start + _CHUNK]))
+        async for piece in _pieces(self.request.stdin):
+            await self.session.writable.wait()
+            if self.session.ended.is_set() or not self._write(piece):
+                return  # what became of the command is known at its end
+        with contextlib.suppress(OSError):
             self.channel.write_eof()
-        except (BrokenPipeError, ConnectionError):
-            return  # what became of the command is known at its end
+
+    def _write(self, piece: bytes) -> bool:
+        try:
+            self.channel.write(piece)
+        except OSError:  # the channel is closed
+            return False
+        return True
 
     async def _drain(self) -> None:
         """Take the output that is still on its way once the command has ended."""
@@ -236,6 +240,16 @@ class Process:
         gone = self.has_ended() and await _happens(self.session.closed, GRACE_KILL)
         self.channel.close()
         return gone
+
+
+async def _pieces(data: bytes | AsyncIterable[bytes] | None) -> AsyncIterator[bytes]:
+    if isinstance(data, AsyncIterable):
+        async for piece in data:
+            yield piece
+    elif data:
+        view = memoryview(data)
+        for start in range(0, len(view), _CHUNK):
+            yield bytes(view[start : start + _CHUNK])
 
 
 async def _happens(event: asyncio.Event, seconds: float) -> bool:

@@ -5,15 +5,22 @@ from __future__ import annotations
 import asyncio
 import inspect
 import re
+import shutil
+import tempfile
+import weakref
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ..core.context import Context
-from ..core.errors import CommandTimeout, HostError
+from ..core.errors import CommandTimeout, HostError, InventoryError
+from ..core.files import Files
+from ..core.host import scope
 from ..core.inventory import Connection, Inventory, InventoryItem
 from ..core.response import Completed
+from .fake_files import FakeFiles
 
 Reply = Callable[["Call"], Any]
 
@@ -44,7 +51,7 @@ class Fake:
         assert fake.commands("web1") == ["uptime", "systemctl restart app"]
 
     The reply that was scripted last counts. A command without a reply raises
-    :class:`UnexpectedCommand` in the deployment.
+    :class:`UnexpectedCommand` in the deployment. Each host has real files, see :meth:`files`.
     """
 
     def __init__(self, *hosts: str | InventoryItem) -> None:
@@ -55,7 +62,9 @@ class Fake:
         self.inventory = Inventory(hosts=items)
         self.calls: list[Call] = []
         """Every command that was run, in order."""
-        self._replies: list[tuple[str | re.Pattern[str], str | None, Reply]] = []
+        # The command of a host that is down is None: that is all commands, and files, too.
+        self._replies: list[tuple[str | re.Pattern[str] | None, str | None, Reply]] = []
+        self._files: dict[str, Path] = {}
 
     def on(
         self,
@@ -83,20 +92,30 @@ class Fake:
         def scripted(call: Call) -> Completed:
             return Completed(command=call.command, exit_status=exit_status, stdout=stdout, stderr=stderr)
 
-        def failing(_: Call) -> Completed:
-            assert isinstance(reply, HostError)
-            raise type(reply)(reply.detail, outcome=reply.outcome, completed=reply.completed, kind=reply.kind)
-
-        chosen = failing if isinstance(reply, HostError) else reply
+        chosen = _failing(reply) if isinstance(reply, HostError) else reply
         self._replies.insert(0, (command, host, chosen or scripted))
 
     def fail(self, host: str, failure: HostError) -> None:
-        """Let every command on *host* fail with *failure*, as when it is down."""
-        self.on(re.compile(".*", re.DOTALL), failure, host=host)
+        """Let every command on *host*, and every access to its files, fail with *failure*, as when it is down."""
+        self._replies.insert(0, (None, host, _failing(failure)))
 
     def commands(self, host: str) -> list[str]:
         """Give the commands that *host* was asked to run, in order."""
         return [call.command for call in self.calls if call.host == host]
+
+    def files(self, host: str) -> Path:
+        """Give the directory that is ``/`` on *host*; it is empty at first, and goes when the fake does.
+
+        ::
+
+            (fake.files("web1") / "etc").mkdir()
+            (fake.files("web1") / "etc" / "motd").write_text("Welcome")
+        """
+        if host not in self._files:
+            path = tempfile.mkdtemp(prefix="reemote-fake-")
+            weakref.finalize(self, shutil.rmtree, path, ignore_errors=True)
+            self._files[host] = Path(path).resolve()
+        return self._files[host]
 
     # What execute() asks of a transport
 
@@ -109,11 +128,19 @@ class Fake:
         """Give one host."""
         yield FakeHost(self, Context(inventory_item=item))
 
+    def check(self, host: str) -> None:
+        """Raise the failure that is scripted for *host* as a whole, if there is one."""
+        for command, where, reply in self._replies:
+            if command is None and where == host:
+                reply(Call(host, ""))
+
     async def answer(self, call: Call) -> Completed:
         """Record *call* and give its scripted reply."""
         self.calls.append(call)
         for command, host, reply in self._replies:
-            fits = command.fullmatch(call.command) if isinstance(command, re.Pattern) else command == call.command
+            fits = (
+                command.fullmatch(call.command) if isinstance(command, re.Pattern) else command in (None, call.command)
+            )
             if fits and host in (None, call.host):
                 answer = reply(call)
                 answer = await answer if inspect.isawaitable(answer) else answer
@@ -123,6 +150,13 @@ class Fake:
         raise UnexpectedCommand(f"{call.host} has no reply to {call.command!r}: script one with on({call.command!r})")
 
 
+def _failing(failure: HostError) -> Reply:
+    def reply(_: Call) -> Completed:
+        raise type(failure)(failure.detail, outcome=failure.outcome, completed=failure.completed, kind=failure.kind)
+
+    return reply
+
+
 class FakeHost:
     """One scripted host, as operations see it."""
 
@@ -130,6 +164,7 @@ class FakeHost:
         self.context = context
         self.interrupted: Completed | None = None
         self._fleet = fleet
+        self._files: FakeFiles | None = None
 
     async def run(self, command: str, **options: Any) -> Completed:
         """Give the scripted reply; keep to ``timeout`` and ``check`` as a real host does."""
@@ -149,6 +184,19 @@ class FakeHost:
             completed.raise_for_status()
         return completed
 
-    def sftp(self) -> AbstractAsyncContextManager[Any]:
-        """Refuse: a fake host has no files; the sandbox has."""
-        raise NotImplementedError("a fake host has no files: use the sandbox for file operations")
+    @asynccontextmanager
+    async def sftp(self) -> AsyncIterator[Files]:
+        """Give the host's files; ``chdir`` holds for this run."""
+        self._fleet.check(self.context.host)
+        if self._files is None:
+            self._files = FakeFiles(self._fleet.files(self.context.host))
+        yield self._files
+
+    @asynccontextmanager
+    async def other(self, name: str) -> AsyncIterator[FakeHost]:
+        """Give another host of the inventory, scripted as well."""
+        item = next((item for item in scope.get().inventory.hosts if item.host == name), None)
+        if item is None:
+            raise InventoryError(f"the inventory has no host {name!r}")
+        async with self._fleet.host(item) as host:
+            yield host

@@ -1,0 +1,134 @@
+"""Scp: copy files between this machine and hosts, and from host to host."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+
+from pydantic import Field
+
+from .core.files import (
+    ErrorHandler,
+    Files,
+    LocalPath,
+    LocalPaths,
+    Path,
+    ProgressHandler,
+    RemotePath,
+    RemotePaths,
+    encoded,
+    listed,
+)
+from .core.host import Host
+from .core.operation import Local
+from .core.response import Response
+from .transfer.copy import Options, copy
+from .transfer.local import here
+from .transfer.target import one_for_each
+
+
+class _Transfer(Local[None]):
+    """What all of these have. As scp(1) does today, they use the SFTP protocol."""
+
+    preserve: bool = False
+    """Give the copies exactly the mode, and the times, of what they are copies of."""
+    recurse: bool = False
+    """Copy directories with all that is in them."""
+    block_size: int = Field(default=16384, ge=1)
+    """Bytes of one request, at the least: more are asked for where the host allows it."""
+    checksum: bool = False
+    """Leave files alone whose content (by SHA-256) is the same, and report ``changed: false`` if all are."""
+    in_place: bool = False
+    """Write into files that are there, instead of replacing each as a whole."""
+    progress_handler: ProgressHandler | None = None
+    """Called with source path, target path, bytes copied and bytes in all after each block of a file."""
+    error_handler: ErrorHandler | None = None
+    """Called with what went wrong with one file, instead of ending the transfer there."""
+
+    async def _copy(
+        self, source: Files, paths: Sequence[Path] | Path, target: Files, path: Path | None
+    ) -> Response[None]:
+        options = Options(
+            preserve=self.preserve,
+            recurse=self.recurse,
+            follow_symlinks=True,
+            checksum=self.checksum,
+            in_place=self.in_place,
+            progress_handler=self.progress_handler,
+            error_handler=self.error_handler,
+        )
+        named = listed(paths)
+        expand = any(set(encoded(each)) & set(b"*?[") for each in named)
+        if expand:
+            named = [each for pattern in named for each in await _expanded(source, pattern)]
+        return Response(value=None, changed=await copy(source, named, target, path, options))
+
+
+async def _expanded(source: Files, pattern: Path) -> Sequence[Path]:
+    """Read a path as a pattern, unless there is a file of that very name."""
+    if await source.lookup(pattern, follow=False) is not None:
+        return [pattern]
+    return await source.glob([pattern])
+
+
+class Upload(_Transfer):
+    """Copy files or directories from this machine to the host.
+
+    A file is written beside its place under a temporary name, and renamed when it is whole. It keeps
+    the owner and the mode of what it replaces; a new one gets the mode of the file here, less the umask.
+    """
+
+    srcpaths: LocalPaths
+    """What to copy: a path on this machine, or several; ``*``, ``?`` and ``[]`` match names."""
+    dstpath: RemotePath
+    """The copy's path on the host, or the directory for the copies."""
+
+    async def perform(self, host: Host) -> Response[None]:
+        """Copy."""
+        async with host.sftp() as files:
+            return await self._copy(here.get(), self.srcpaths, files, self.dstpath)
+
+
+class Download(_Transfer):
+    """Copy files or directories from the host to this machine.
+
+    Where the run has several hosts, ``{host}`` must be in the local path: it stands for the host's name.
+    """
+
+    srcpaths: RemotePaths
+    """What to copy: a path on the host, or several; ``*``, ``?`` and ``[]`` match names."""
+    dstpath: LocalPath | None = None
+    """The copy's path here, or the directory for the copies; by default the current directory."""
+
+    async def perform(self, host: Host) -> Response[None]:
+        """Copy."""
+        local = one_for_each(self.dstpath, host.context.host, self.group)
+        async with host.sftp() as files:
+            return await self._copy(files, self.srcpaths, here.get(), local)
+
+
+class Copy(_Transfer):
+    """Copy files or directories from the host to another host of the inventory.
+
+    The data passes through this process and is not stored here. Where the run has several hosts,
+    ``{host}`` must be in the path: it stands for the name of the host that is copied from.
+    """
+
+    srcpaths: RemotePaths
+    """What to copy: a path on the host, or several; ``*``, ``?`` and ``[]`` match names."""
+    dstpath: RemotePath | None = None
+    """The copy's path on the other host, or the directory for the copies; by default where logins start."""
+    dsthost: str | None = None
+    """The host to copy to, as the inventory calls it; by default the host itself."""
+
+    async def perform(self, host: Host) -> Response[None]:
+        """Copy."""
+        if self.dsthost in (None, host.context.host):
+            async with host.sftp() as files:
+                return await self._copy(files, self.srcpaths, files, self.dstpath)
+        remote = one_for_each(self.dstpath, host.context.host, self.group)
+        async with AsyncExitStack() as stack:
+            files = await stack.enter_async_context(host.sftp())
+            other = await stack.enter_async_context(host.other(str(self.dsthost)))
+            target = await stack.enter_async_context(other.sftp())
+            return await self._copy(files, self.srcpaths, target, remote)

@@ -1,0 +1,561 @@
+"""A host's files over SFTP, with commands of the host where they save round trips."""
+
+from __future__ import annotations
+
+import asyncio
+import posixpath
+import re
+import secrets
+import shlex
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, Protocol, Self, TypeVar
+
+import asyncssh
+
+from ..core.errors import ChannelOpenError, ConnectionLost, HostError, NoSpaceLeft, SFTPError
+from ..core.files import (
+    Attributes,
+    ClientInfo,
+    Entry,
+    FileSystem,
+    Mode,
+    Node,
+    Path,
+    Times,
+    encoded,
+    printable,
+)
+from ..core.response import Completed
+from ..transfer.pump import digest
+from .errors import run_failure
+from .link import Link
+from .sessions import SftpSession
+
+T = TypeVar("T")
+
+MOST_NAMES = 1_000_000
+"""Names that a listing may have; a host that sends more is not believed."""
+
+SMALLEST_BLOCK = 16 * 1024
+"""Bytes that every server takes in one request, also one that does not tell its limits."""
+
+_MODES = {"read": "rb", "write": "wb", "append": "ab", "create": "xb", "update": "r+b"}
+
+_SMALL = 1
+"""Bytes that an empty file or directory takes, at the least."""
+
+_FULL = ("SFTPNoSpaceOnFilesystem", "SFTPQuotaExceeded")
+
+_TYPES = {b"f": 0o100000, b"d": 0o040000, b"l": 0o120000}
+_SPECIAL = 0o020000
+
+
+class Session(Protocol):
+    """What the files of a host need of it: its connection, and commands."""
+
+    async def link(self) -> Link:
+        """Give a connection that stands."""
+
+    async def run(self, command: str, *, stdin: Any = None) -> Completed:
+        """Run a command."""
+
+
+class Directory:
+    """The directory that relative paths are relative to: one for each host and run."""
+
+    path: bytes | None = None
+    """Absolute; ``None`` for where logins start."""
+
+
+class SftpFiles:
+    """The files of a host, for one user of them; see :class:`reemote.core.files.Files`."""
+
+    is_remote = True
+
+    def __init__(self, session: Session, directory: Directory) -> None:
+        self._session = session
+        self._directory = directory
+        self._stack = AsyncExitStack()
+        self._sftp: SftpSession | None = None
+        self._runs_commands: bool | None = None
+        self._limits: tuple[int, int] = (SMALLEST_BLOCK, SMALLEST_BLOCK)
+
+    async def __aenter__(self) -> Self:
+        await self._open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.release()
+
+    async def _open(self) -> asyncssh.SFTPClient:
+        if self._sftp is None:
+            link = await self._session.link()
+            self._sftp = await self._stack.enter_async_context(link.sftp())
+            limits = self._sftp.client.limits
+            self._limits = (limits.max_read_len or SMALLEST_BLOCK, limits.max_write_len or SMALLEST_BLOCK)
+        return self._sftp.client
+
+    async def release(self) -> None:
+        """Let go of the session, so that a command may have its place; it is taken again when needed."""
+        self._sftp = None
+        await self._stack.aclose()
+
+    async def _ask(self, request: Callable[[asyncssh.SFTPClient], Awaitable[T]], *paths: bytes, needs: int = 0) -> T:
+        """Make a request; once more where the session turns out to have died before.
+
+        Args:
+            request: Makes it.
+            paths: What it is about, for messages; the last is what it changes.
+            needs: Bytes of disk that it takes.
+        """
+        client = await self._open()
+        try:
+            return await self.wait(request(client), *paths, needs=needs)
+        except ConnectionLost as error:
+            if error.outcome != "not_started":
+                raise
+        await self._forget()
+        client = await self._open()
+        return await self.wait(request(client), *paths, needs=needs)
+
+    async def wait(self, request: Awaitable[T], *paths: bytes, needs: int = 0) -> T:
+        """Wait for a request, and translate its failure."""
+        try:
+            return await request
+        except asyncio.CancelledError:
+            if self._sftp is not None:
+                self._sftp.retire()  # who does not wait for an answer does not know what the host still does
+            raise
+        except (asyncssh.Error, OSError) as error:
+            raise await self.failure(error, *paths, needs=needs) from error
+
+    async def _forget(self) -> None:
+        """Have the next request open a session of its own."""
+        if self._sftp is not None:
+            self._sftp.retire()
+        await self.release()
+
+    async def failure(self, error: Exception, *paths: bytes, needs: int = 0) -> HostError:
+        """Translate what a request raised, and name the paths."""
+        failure = run_failure(error)
+        if failure is None:
+            raise error
+        if isinstance(error, asyncssh.SFTPNoConnection):
+            return ConnectionLost("the connection was lost, nothing was sent", outcome="not_started")
+        if isinstance(failure, ConnectionLost):
+            await self._forget()
+            failure.detail = f"the connection was lost while the host was working on {_names(paths)}"
+            return failure
+        if failure.kind in _FULL or (failure.kind == "SFTPFailure" and needs and await self._is_full(paths[-1], needs)):
+            return NoSpaceLeft(f"no space is left on the host for {printable(paths[-1])}")
+        failure.detail = f"{failure.detail}: {_names(paths)}"
+        return failure
+
+    async def _is_full(self, path: bytes, needs: int) -> bool:
+        """Whether the file system is full: SFTP has no word for that (draft-ietf-secsh-filexfer-02, section 7)."""
+        if self._sftp is None:
+            return False
+        try:
+            system = await self._sftp.client.statvfs(posixpath.dirname(path) or b".")
+        except (asyncssh.Error, OSError):
+            return False
+        no_blocks = system.bavail * (system.frsize or system.bsize) < needs
+        return no_blocks or (system.files > 0 and system.favail == 0)
+
+    # Paths
+
+    @property
+    def block(self) -> int:
+        """The most bytes of one read or write that the host takes."""
+        return min(self._limits)
+
+    def absolute(self, path: Path) -> bytes:
+        """Put the directory of the run before a relative path."""
+        name = encoded(path)
+        return name if self._directory.path is None else posixpath.join(self._directory.path, name)
+
+    async def chdir(self, path: Path) -> None:
+        """Let relative paths of the run be relative to another directory."""
+        place = await self.realpath(path)
+        if not (await self.stat(place)).is_directory:
+            raise SFTPError(f"{printable(path)} is not a directory", kind="SFTPFailure")
+        self._directory.path = place
+
+    async def realpath(self, path: Path) -> bytes:
+        """Give the absolute path, links resolved."""
+        name = self.absolute(path)
+        return bytes(await self._ask(lambda client: client.realpath(name), name))
+
+    async def glob(self, patterns: Sequence[Path]) -> Sequence[bytes]:
+        """Give the paths that match."""
+        found = []
+        for pattern in patterns:
+            name, start = self.absolute(pattern), len(self.absolute(b"")) if encoded(pattern)[:1] != b"/" else 0
+            matches = await self._ask(lambda client, name=name: client.glob(name), name)  # type: ignore[misc]
+            found += sorted(match[start:] for match in matches)
+        return found
+
+    # Questions
+
+    async def lookup(self, path: Path, *, follow: bool = True) -> Attributes | None:
+        """Ask for attributes; ``None`` where nothing is there."""
+        name = self.absolute(path)
+
+        async def ask(client: asyncssh.SFTPClient) -> asyncssh.SFTPAttrs | None:
+            try:
+                return await client.stat(name) if follow else await client.lstat(name)
+            except (asyncssh.SFTPNoSuchFile, asyncssh.SFTPNoSuchPath):
+                return None
+
+        found = await self._ask(ask, name)
+        return None if found is None else _attributes(found)
+
+    async def stat(self, path: Path, *, follow: bool = True) -> Attributes:
+        """Ask for attributes."""
+        name = self.absolute(path)
+        ask: Callable[[asyncssh.SFTPClient], Awaitable[asyncssh.SFTPAttrs]]
+        ask = (lambda client: client.stat(name)) if follow else (lambda client: client.lstat(name))
+        return _attributes(await self._ask(ask, name))
+
+    async def list(self, path: Path) -> list[Entry]:
+        """List a directory."""
+        name = self.absolute(path)
+
+        async def scan(client: asyncssh.SFTPClient) -> list[Entry]:
+            found: list[Entry] = []
+            async for each in client.scandir(name):
+                entry = encoded(each.filename)
+                if entry in (b".", b".."):
+                    continue
+                if not entry or b"/" in entry or b"\0" in entry:
+                    raise asyncssh.SFTPBadMessage(f"the host sent a name that no file can have: {printable(entry)!r}")
+                if len(found) >= MOST_NAMES:
+                    raise asyncssh.SFTPBadMessage(f"the host sent more than {MOST_NAMES} names")
+                found.append(Entry(entry, _attributes(each.attrs), printable(each.longname or b"")))
+            return found
+
+        return await self._ask(scan, name)
+
+    async def readlink(self, path: Path) -> bytes:
+        """Tell where a link leads."""
+        name = self.absolute(path)
+        return encoded(await self._ask(lambda client: client.readlink(name), name))
+
+    async def statvfs(self, path: Path) -> FileSystem:
+        """Ask for the file system that a path is on."""
+        name = self.absolute(path)
+        found = await self._ask(lambda client: client.statvfs(name), name)
+        return FileSystem({key: getattr(found, key) for key in FileSystem.__annotations__})
+
+    async def info(self) -> ClientInfo:
+        """Tell what the server says of itself."""
+        client = await self._open()
+        numbers = {key: getattr(client.limits, key) for key in ("max_packet_len", "max_read_len", "max_write_len")}
+        return ClientInfo(
+            version=client.version,
+            **numbers,
+            max_open_handles=client.limits.max_open_handles,
+            supports_remote_copy=client.supports_remote_copy,
+        )
+
+    # Changes
+
+    async def mkdir(self, path: Path, permissions: int | None = None) -> None:
+        """Make a directory."""
+        name, attributes = self.absolute(path), asyncssh.SFTPAttrs(permissions=permissions)
+        await self._ask(lambda client: client.mkdir(name, attributes), name, needs=_SMALL)
+
+    async def symlink(self, target: Path, path: Path) -> None:
+        """Make a link."""
+        leads_to, name = encoded(target), self.absolute(path)
+        await self._ask(lambda client: client.symlink(leads_to, name), name, needs=_SMALL)
+
+    async def link(self, old: Path, new: Path) -> None:
+        """Make another name of a file."""
+        source, name = self.absolute(old), self.absolute(new)
+        await self._ask(lambda client: client.link(source, name), source, name)
+
+    async def rename(self, old: Path, new: Path) -> None:
+        """Rename to a name that is free."""
+        source, name = self.absolute(old), self.absolute(new)
+        await self._ask(lambda client: client.rename(source, name), source, name)
+
+    async def replace(self, old: Path, new: Path) -> None:
+        """Rename in place of what is there; a host without that (it is an extension) removes first."""
+        source, name = self.absolute(old), self.absolute(new)
+        try:
+            await self._ask(lambda client: client.posix_rename(source, name), source, name)
+        except SFTPError as error:
+            if error.kind != "SFTPOpUnsupported":
+                raise
+            if await self.lookup(name, follow=False) is not None:
+                await self.remove(name)
+            await self.rename(source, name)
+
+    async def remove(self, path: Path) -> None:
+        """Remove a file or a link."""
+        name = self.absolute(path)
+        await self._ask(lambda client: client.remove(name), name)
+
+    async def rmdir(self, path: Path) -> None:
+        """Remove an empty directory."""
+        name = self.absolute(path)
+        await self._ask(lambda client: client.rmdir(name), name)
+
+    async def set(
+        self,
+        path: Path,
+        *,
+        follow: bool = True,
+        permissions: int | None = None,
+        owner: tuple[int, int] | None = None,
+        times: Times | None = None,
+        size: int | None = None,
+    ) -> None:
+        """Set attributes, the owner first: a change of owner clears set-user-id bits."""
+        name = self.absolute(path)
+        if not follow and not (await self.stat(name, follow=False)).is_link:
+            follow = True  # most servers can set attributes only so
+        for attributes in _settings(permissions, owner, times, size):
+            await self._ask(
+                lambda client, attributes=attributes: client.setstat(  # type: ignore[misc]
+                    name, attributes, follow_symlinks=follow
+                ),
+                name,
+            )
+
+    # Content
+
+    @asynccontextmanager
+    async def open(self, path: Path, mode: Mode, permissions: int | None = None) -> AsyncIterator[SftpFile]:
+        """Open a file."""
+        name, attributes = self.absolute(path), asyncssh.SFTPAttrs(permissions=permissions)
+        opened = await self._ask(
+            lambda client: client.open(name, _MODES[mode], attributes, encoding=None, block_size=0),
+            name,
+            needs=0 if mode == "read" else _SMALL,
+        )
+        file = SftpFile(self, opened, name)
+        try:
+            yield file
+        except BaseException:
+            await file.close(quietly=True)
+            raise
+        await file.close()
+
+    async def copy_within(self, source: Any, target: Any, size: int, offset: int = 0) -> bool:
+        """Have the host copy, where it has the extension ``copy-data``."""
+        client = await self._open()
+        if not client.supports_remote_copy:
+            return False
+        copying = client.remote_copy(source.opened, target.opened, offset, size, offset)
+        await target.ask(copying, needs=size)
+        return True
+
+    # What commands of the host do in one round trip
+
+    async def _probe(self, script: str, *arguments: bytes, stdin: Any = None) -> bytes | None:
+        """Run a script of ours and give what it printed; ``None`` where the host cannot run it to its end.
+
+        What the user's start-up files print is told apart by a mark that they cannot know.
+        """
+        await self.release()
+        mark = secrets.token_hex(8)
+        given = "".join(f"{_assigned(f'a{number}', value)}; " for number, value in enumerate(arguments, 1))
+        whole = f"{given}printf %s {mark}; {script}; s=$?; printf %s {mark}; exit $s"
+        try:
+            completed = await self._session.run(shlex.join(["exec", "sh", "-c", whole]), stdin=stdin)
+        except (ChannelOpenError, ConnectionLost):
+            return None  # some hosts have SFTP only; what is wrong else, the next request will tell
+        parts = completed.stdout_bytes.split(mark.encode())
+        self._runs_commands = len(parts) == 3
+        return parts[1] if self._runs_commands and completed.exit_status == 0 else None
+
+    async def tree(self, path: Path) -> dict[bytes, Node] | None:
+        """List all that is below a directory, by GNU ``find``."""
+        printed = await self._probe(_FIND, await self.realpath(path))
+        if printed is None:
+            return None
+        fields = printed.split(b"\0")[:-1]
+        try:
+            return {name: _node(line) for line, name in zip(fields[::2], fields[1::2], strict=True)}
+        except ValueError:
+            return None
+
+    async def digests(self, paths: Sequence[Path]) -> Sequence[bytes | None]:
+        """Give SHA-256 digests, by ``sha256sum`` where the host has it, else of what is read."""
+        start = await self.realpath(b".")
+        names = [posixpath.join(start, self.absolute(path)) for path in paths]
+        listing = b"".join(name + b"\0" for name in names)
+        printed = await self._probe("xargs -0 sha256sum -b -- 2>/dev/null; [ $? -ne 127 ]", stdin=listing)
+        if printed is None or (found := _parse_digests(printed)) is None:
+            return [await self._read_digest(name) for name in names]
+        return [found.get(name) for name in names]
+
+    async def _read_digest(self, name: bytes) -> bytes | None:
+        try:
+            async with self.open(name, "read") as file:
+                return await digest(file, self.block, (await file.stat()).size)
+        except SFTPError:
+            return None
+
+    async def unpack(self, path: Path, archive: Callable[[], AsyncIterator[bytes]]) -> bool:
+        """Unpack by the host's ``tar``; the files belong to the user who unpacks them."""
+        place = await self.realpath(path)
+        if self._runs_commands is None:
+            await self._probe(":")
+        if not self._runs_commands:
+            return False
+        await self.release()
+        script = f"{_assigned('a1', place)}; {_UNPACK}"
+        completed = await self._session.run(shlex.join(["exec", "sh", "-c", script]), stdin=archive())
+        if completed.exit_status == _NO_TAR:
+            return False
+        if failure := completed.failure():
+            await self._open()
+            if await self._is_full(posixpath.join(place, b"."), _SMALL):
+                raise NoSpaceLeft(f"no space is left on the host for {printable(path)}", completed=completed)
+            raise failure
+        return True
+
+
+_NO_TAR = 79
+_UNPACK = f'command -v tar >/dev/null || exit {_NO_TAR}; cd "$a1" || exit {_NO_TAR}; exec tar -xpof -'
+_FIND = r"""cd "$a1" && LC_ALL=C find . -mindepth 1 -printf '%y %m %s %U %G %T@ %l\0%P\0' 2>/dev/null"""
+
+
+class SftpFile:
+    """An open file on a host; see :class:`reemote.core.files.File`."""
+
+    def __init__(self, files: SftpFiles, opened: asyncssh.SFTPClientFile, name: bytes) -> None:
+        self.opened = opened
+        self._files = files
+        self._name = name
+
+    async def ask(self, request: Awaitable[T], *, needs: int = 0) -> T:
+        """Wait for a request; *needs* are the bytes of disk that it takes."""
+        return await self._files.wait(request, self._name, needs=needs)
+
+    async def read(self, size: int, offset: int) -> bytes:
+        """Read; a host may answer with less than was asked for."""
+        data: bytes = await self.ask(self.opened.read(size, offset))
+        while data and len(data) < size:
+            more: bytes = await self.ask(self.opened.read(size - len(data), offset + len(data)))
+            if not more:
+                break
+            data += more
+        return data
+
+    async def write(self, data: bytes, offset: int) -> None:
+        """Write."""
+        await self.ask(self.opened.write(data, offset), needs=len(data))
+
+    async def data(self, size: int) -> AsyncIterator[tuple[int, int]]:
+        """Give the parts that hold data, where the host can tell."""
+        async for offset, length in self.opened.request_ranges(0, size):
+            yield offset, length
+
+    async def stat(self) -> Attributes:
+        """Ask for the attributes."""
+        return _attributes(await self.ask(self.opened.stat()))
+
+    async def set(
+        self,
+        *,
+        permissions: int | None = None,
+        owner: tuple[int, int] | None = None,
+        times: Times | None = None,
+        size: int | None = None,
+    ) -> None:
+        """Set attributes."""
+        for attributes in _settings(permissions, owner, times, size):
+            await self.ask(self.opened.setstat(attributes))
+
+    async def sync(self) -> None:
+        """Wait for the disk, where the host has the extension ``fsync@openssh.com``."""
+        try:
+            await self.ask(self.opened.fsync())
+        except SFTPError as error:
+            if error.kind != "SFTPOpUnsupported":
+                raise
+
+    async def close(self, *, quietly: bool = False) -> None:
+        """Close; *quietly* where another failure is under way."""
+        try:
+            await self.ask(self.opened.close())
+        except HostError:
+            if not quietly:
+                raise
+
+
+def _attributes(found: asyncssh.SFTPAttrs) -> Attributes:
+    return Attributes(
+        permissions=found.permissions or 0,
+        size=found.size or 0,
+        uid=found.uid,
+        gid=found.gid,
+        atime_ns=_nanoseconds(found.atime, found.atime_ns),
+        mtime_ns=_nanoseconds(found.mtime, found.mtime_ns),
+        crtime_ns=_nanoseconds(found.crtime, found.crtime_ns),
+    )
+
+
+def _nanoseconds(seconds: float | None, rest: int | None) -> int | None:
+    return None if seconds is None else int(seconds) * 10**9 + (rest or 0)
+
+
+def _settings(
+    permissions: int | None, owner: tuple[int, int] | None, times: Times | None, size: int | None
+) -> list[asyncssh.SFTPAttrs]:
+    """Give the requests that set attributes, in the order in which they do not undo each other."""
+    found = []
+    if size is not None:
+        found.append(asyncssh.SFTPAttrs(size=size))
+    if owner is not None:
+        found.append(asyncssh.SFTPAttrs(uid=owner[0], gid=owner[1]))
+    if permissions is not None:
+        found.append(asyncssh.SFTPAttrs(permissions=permissions))
+    if times is not None:
+        (atime, atime_ns), (mtime, mtime_ns) = (divmod(time, 10**9) for time in times)
+        found.append(asyncssh.SFTPAttrs(atime=atime, atime_ns=atime_ns, mtime=mtime, mtime_ns=mtime_ns))
+    return found
+
+
+def _names(paths: Sequence[bytes]) -> str:
+    return " and ".join(map(printable, paths)) or "its files"
+
+
+def _assigned(name: str, value: bytes) -> str:
+    """Write a shell assignment of any bytes, in ASCII."""
+    octal = "".join(f"\\{byte:03o}" for byte in value)
+    return f"{name}=$(printf '{octal}.'); {name}=${{{name}%.}}"  # the dot saves a newline at the end
+
+
+def _node(line: bytes) -> Node:
+    kind, mode, size, uid, gid, time, target = line.split(b" ", 6)
+    seconds, _, fraction = time.partition(b".")
+    return Node(
+        Attributes(
+            permissions=_TYPES.get(kind, _SPECIAL) | int(mode, 8),
+            size=int(size),
+            uid=int(uid),
+            gid=int(gid),
+            mtime_ns=int(seconds) * 10**9 + int(fraction[:9].ljust(9, b"0") or 0),
+        ),
+        target,
+    )
+
+
+def _parse_digests(printed: bytes) -> dict[bytes, bytes] | None:
+    """Read the lines of ``sha256sum``, which escapes names with a backslash or a newline."""
+    found = {}
+    for line in printed.split(b"\n")[:-1]:
+        match = re.fullmatch(rb"(\\?)([0-9a-f]{64}) [ *](.*)", line, re.DOTALL)
+        if match is None:
+            return None
+        escaped, digest, name = match.groups()
+        if escaped:
+            name = re.sub(rb"\\(.)", lambda each: {b"n": b"\n", b"r": b"\r"}.get(each[1], each[1]), name)
+        found[name] = bytes.fromhex(digest.decode())
+    return found

@@ -1,0 +1,171 @@
+"""The sessions of one connection: how many the host allows, and the SFTP session that all share."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from typing import TypeVar
+
+import asyncssh
+from asyncssh.sftp import start_sftp_client
+
+from .places import Places
+
+log = logging.getLogger("reemote")
+
+T = TypeVar("T")
+
+REFUSED = 2
+"""The reason code with which sshd refuses a session beyond ``MaxSessions`` (RFC 4254, section 5.1)."""
+
+PATIENCE = 3.0
+"""Seconds to try on for a session that is refused while none of ours is open: a session that has
+just ended may still count for a moment."""
+
+WINDOW = 16 * 1024 * 1024
+"""Bytes that a host may send ahead on the channel of file transfers. How many are on their way is for
+the transfers to say, by what they ask for."""
+
+GOODBYE = 3.0
+"""Seconds that a host's SFTP server has to end when it is told to."""
+
+
+class Sessions:
+    """The places for sessions on one connection.
+
+    Args:
+        most: How many there are, until the host shows that it allows fewer.
+        gone: Tells whether the connection is closed.
+    """
+
+    def __init__(self, most: int, gone: Callable[[], bool]) -> None:
+        self.places = Places(most)
+        self._gone = gone
+
+    @asynccontextmanager
+    async def open(self, attempt: Callable[[], Awaitable[T]], spare: Callable[[], Awaitable[None]]) -> AsyncIterator[T]:
+        """Open a session by *attempt* and hold its place until the end of the context.
+
+        Where the host refuses a session, its limit is lower than ours: we learn it, and wait for one
+        of ours to end. *spare* gives up what can be.
+        """
+        places, tries = self.places, 0
+        patience = asyncio.get_running_loop().time() + PATIENCE
+        while True:
+            if places.is_full:
+                await spare()
+            await places.take(first=tries > 0)
+            try:
+                opened = await attempt()
+                break
+            except BaseException as error:
+                places.give()
+                refused = isinstance(error, asyncssh.ChannelOpenError) and error.code == REFUSED
+                if not refused or self._gone():
+                    raise
+                tries += 1
+                if tries > 1 and places.taken:
+                    places.most = places.taken
+                elif asyncio.get_running_loop().time() > patience:
+                    raise
+            await spare()
+            if not places.is_full:
+                await asyncio.sleep(0.02)
+        try:
+            yield opened
+        finally:
+            places.give()
+
+
+class SharedSftp:
+    """The SFTP session of a connection: opened when first needed, shared, and replaced when it has died."""
+
+    def __init__(self, connection: asyncssh.SSHClientConnection, sessions: Sessions) -> None:
+        self._connection = connection
+        self._sessions = sessions
+        self._current: SftpSession | None = None
+        self._opening = asyncio.Lock()
+
+    async def join(self) -> SftpSession:
+        """Give the session to one more user, who has to leave it."""
+        async with self._opening:
+            if self._current is None:
+                async with AsyncExitStack() as stack:
+                    place = self._sessions.open(partial(_start, self._connection), self.spare)
+                    client = await stack.enter_async_context(place)
+                    stack.push_async_callback(_end, client)
+                    self._current = SftpSession(self, client, stack.pop_all())
+            self._current.users += 1
+            return self._current
+
+    def is_current(self, session: SftpSession) -> bool:
+        """Whether others will join *session*."""
+        return session is self._current
+
+    def retire(self, session: SftpSession) -> None:
+        """Let nobody else join *session*."""
+        if session is self._current:
+            self._current = None
+
+    async def spare(self) -> None:
+        """Close the session while nobody uses it: a command needs its place."""
+        session = self._current
+        if session is not None and not session.users:
+            self.retire(session)
+            await session.close()
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether somebody waits for the session's place."""
+        return self._sessions.places.is_wanted
+
+
+class SftpSession:
+    """One SFTP session with its users."""
+
+    def __init__(self, shared: SharedSftp, client: asyncssh.SFTPClient, stack: AsyncExitStack) -> None:
+        self.client = client
+        self.users = 0
+        self._shared = shared
+        self._stack = stack
+
+    def retire(self) -> None:
+        """Let nobody else join: the session is dead, or may be stuck. The last who leaves closes it."""
+        self._shared.retire(self)
+
+    async def leave(self) -> None:
+        """Give the session back."""
+        self.users -= 1
+        if self.users:
+            return
+        if not self._shared.is_current(self):
+            await self.close()
+        elif self._shared.is_wanted:
+            await self._shared.spare()
+
+    async def close(self) -> None:
+        """End the session and give up its place."""
+        await self._stack.aclose()
+
+
+async def _start(connection: asyncssh.SSHClientConnection) -> asyncssh.SFTPClient:
+    """Start an SFTP session whose channel takes much data at a time.
+
+    The public ``connection.start_sftp_client()`` is these two calls, but keeps a window of 2 MiB:
+    over a round trip of 50 ms that is 40 MiB/s at the most.
+    """
+    writer, reader, _ = await connection.open_session(subsystem="sftp", encoding=None, window=WINDOW)
+    loop = asyncio.get_running_loop()
+    return await start_sftp_client(connection, loop, "backslashreplace", reader, writer, "utf-8", "surrogateescape", 3)
+
+
+async def _end(client: asyncssh.SFTPClient) -> None:
+    client.exit()
+    try:
+        async with asyncio.timeout(GOODBYE):
+            await client.wait_closed()
+    except TimeoutError:
+        log.warning("an SFTP server did not end within %g s of being told to; it is left alone", GOODBYE)

@@ -1,0 +1,1 @@
+"""Moving files: between hosts and this machine, whole or not at all."""
