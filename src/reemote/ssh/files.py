@@ -282,16 +282,28 @@ class SftpFiles:
         await self._ask(lambda client: client.rename(source, name), source, name)
 
     async def replace(self, old: Path, new: Path) -> None:
-        """Rename in place of what is there; a host without that (it is an extension) removes first."""
+        """Rename in place of what is there; on a host without that (it is an extension) it makes way first."""
         source, name = self.absolute(old), self.absolute(new)
         try:
             await self._ask(lambda client: client.posix_rename(source, name), source, name)
         except SFTPError as error:
             if error.kind != "SFTPOpUnsupported":
                 raise
-            if await self.lookup(name, follow=False) is not None:
-                await self.remove(name)
+            await self._make_way(source, name)
+
+    async def _make_way(self, source: bytes, name: bytes) -> None:
+        """Rename what is there, then the new file, and only then remove the old one: it must not be lost."""
+        if await self.lookup(name, follow=False) is None:
             await self.rename(source, name)
+            return
+        old = source + b".old"
+        await self.rename(name, old)
+        try:
+            await self.rename(source, name)
+        except BaseException:
+            await self.rename(old, name)
+            raise
+        await self.remove(old)
 
     async def remove(self, path: Path) -> None:
         """Remove a file or a link."""
@@ -375,7 +387,7 @@ class SftpFiles:
     async def tree(self, path: Path) -> dict[bytes, Node] | None:
         """List all that is below a directory, by GNU ``find``."""
         printed = await self._probe(_FIND, await self.realpath(path))
-        if printed is None:
+        if printed is None or printed[-1:] not in (b"", b"\0"):
             return None
         fields = printed.split(b"\0")[:-1]
         try:
@@ -388,10 +400,9 @@ class SftpFiles:
         start = await self.realpath(b".")
         names = [posixpath.join(start, self.absolute(path)) for path in paths]
         listing = b"".join(name + b"\0" for name in names)
-        printed = await self._probe("xargs -0 sha256sum -b -- 2>/dev/null; [ $? -ne 127 ]", stdin=listing)
-        if printed is None or (found := _parse_digests(printed)) is None:
-            return [await self._read_digest(name) for name in names]
-        return [found.get(name) for name in names]
+        printed = await self._probe("xargs -0 sha256sum -- 2>/dev/null; :", stdin=listing)
+        found = _parse_digests(printed or b"")
+        return [found.get(name) or await self._read_digest(name) for name in names]
 
     async def _read_digest(self, name: bytes) -> bytes | None:
         try:
@@ -547,13 +558,13 @@ def _node(line: bytes) -> Node:
     )
 
 
-def _parse_digests(printed: bytes) -> dict[bytes, bytes] | None:
+def _parse_digests(printed: bytes) -> dict[bytes, bytes]:
     """Read the lines of ``sha256sum``, which escapes names with a backslash or a newline."""
     found = {}
-    for line in printed.split(b"\n")[:-1]:
+    for line in printed.split(b"\n"):
         match = re.fullmatch(rb"(\\?)([0-9a-f]{64}) [ *](.*)", line, re.DOTALL)
         if match is None:
-            return None
+            continue
         escaped, digest, name = match.groups()
         if escaped:
             name = re.sub(rb"\\(.)", lambda each: {b"n": b"\n", b"r": b"\r"}.get(each[1], each[1]), name)

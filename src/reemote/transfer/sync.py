@@ -144,7 +144,8 @@ class _Sync:
         self.target, self.remote = target, encoded(remote).rstrip(b"/") or b"/"
         self.progress_handler = progress_handler
         self.changed = False
-        self.here: dict[bytes, Node] = {}
+        self.here: Tree = {}
+        self.there: Tree = {}
 
     async def run(self, delete: bool, exclude: Sequence[str], checksum: bool) -> tuple[bool, Report]:
         top = await self.source.stat(self.local)
@@ -155,7 +156,7 @@ class _Sync:
         skipped = sorted(found.keys() - self.here.keys())
         is_new = await self._is_new()
         everything = {} if is_new else await tree_of(self.target, self.remote)
-        there = without(everything, exclude)
+        there = self.there = without(everything, exclude)
         todo = compare(self.here, there, delete=delete, checksum=checksum)
         await self._settle(todo, there)
         self._refuse_obstacles(todo, everything, there, delete=delete)
@@ -252,16 +253,21 @@ class _Sync:
                 await self.target.set(place, permissions=top.mode)
                 await self.target.rename(place, self.remote)
             else:
-                await drain(
-                    units,
-                    lambda name: self.target.replace(posixpath.join(place, numbers[name]), self._there(name)),
-                    RENAMES,
-                )
+                await drain(units, lambda name: self._move(posixpath.join(place, numbers[name]), name), RENAMES)
                 await self.target.rmdir(place)
         except BaseException as error:
             await tidy(place, self._discard(place), error)
             raise
         return True
+
+    async def _move(self, staged: bytes, name: bytes) -> None:
+        """Put what has arrived in its place; a file keeps the owner of the one that it replaces."""
+        old, new = self.there.get(name), self.here[name]
+        if old is not None and old.attributes.is_file and new.attributes.is_file:
+            now, owner = await self.target.stat(staged), (old.attributes.uid, old.attributes.gid)
+            if owner != (now.uid, now.gid) and owner[0] is not None and owner[1] is not None:
+                await self.target.set(staged, owner=(owner[0], owner[1]), permissions=new.attributes.mode)
+        await self.target.replace(staged, self._there(name))
 
     def _archive(self, members: Sequence[Member]) -> AsyncIterator[bytes]:
         done: dict[Member, int] = {}
