@@ -135,6 +135,7 @@ async def test_relative_directories(host: Hosted) -> None:
 
 
 @pytest.mark.slow
+@HERE
 async def test_a_directory_of_many_levels(host: Hosted) -> None:
     deep = "/".join(["d"] * 1000)
     assert await host.changed(Makedirs(path=host.path(deep)))

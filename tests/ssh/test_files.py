@@ -108,7 +108,11 @@ async def test_a_hostile_name_in_a_listing(sshd: UserSshd, tmp_path: Path) -> No
 
     async with listener:
         response = await only(
-            lambda: Get(remotepaths="/etc", localpath=inside, recurse=True), host="127.0.0.1", port=listener.get_port(), username="u", known_hosts=None
+            lambda: Get(remotepaths="/etc", localpath=inside, recurse=True),
+            host="127.0.0.1",
+            port=listener.get_port(),
+            username="u",
+            known_hosts=None,
         )
     assert (response["value"], response["outcome"]) == ("SFTPBadMessage", "unknown")
     assert not (tmp_path / "evil").exists()

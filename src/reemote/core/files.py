@@ -5,6 +5,7 @@ Paths are bytes here, as file systems have them; :func:`encoded` makes them of w
 
 from __future__ import annotations
 
+import re
 import stat
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -270,7 +271,7 @@ def _path(value: Any) -> Path:
     if isinstance(value, PurePath):
         value = str(value)
     if not isinstance(value, str | bytes):
-        raise ValueError("a path is text, bytes or a PurePath")
+        raise ValueError("a path is text, bytes or a PurePath")  # noqa: TRY004 - pydantic's kind of error
     if not value:
         raise ValueError("a path cannot be empty")
     try:
@@ -286,14 +287,14 @@ def _paths(value: Any) -> Any:
     if isinstance(value, str | bytes | PurePath):
         value = [value]
     if not isinstance(value, list | tuple):
-        raise ValueError("paths are a path or a list of them")
+        raise ValueError("paths are a path or a list of them")  # noqa: TRY004 - pydantic's kind of error
     if not value:
         raise ValueError("at least one path is needed")
     return [_path(each) for each in value]
 
 
 _PATH = {"type": "string", "minLength": 1, "pattern": r"^[^\u0000]*$"}
-_PATHS = {"type": "array", "items": _PATH, "minItems": 1}
+_PATHS = {"anyOf": [{"type": "array", "items": _PATH, "minItems": 1}, _PATH]}
 
 RemotePath = Annotated[Path, PlainValidator(_path), WithJsonSchema(_PATH)]
 """A path on the host."""
@@ -320,11 +321,9 @@ def listed(paths: Sequence[Path] | Path) -> list[Path]:
 
 def _permissions(value: Any) -> Any:
     if isinstance(value, str):
-        digits = value.removeprefix("0o").removeprefix("0O")
-        try:
-            return int(digits, 8)
-        except ValueError:
-            raise ValueError("permissions as text are octal digits, such as '0644'") from None
+        if not re.fullmatch("(0o)?[0-7]{1,4}", value):
+            raise ValueError("permissions as text are octal digits, such as '0644'")
+        return int(value, 8)
     return value
 
 

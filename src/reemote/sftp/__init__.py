@@ -37,6 +37,15 @@ from .questions import (
     FileStatus,
     NamedFile,
 )
+from .transfers import (
+    Copy,
+    Mcopy,
+    Get,
+    Mget,
+    Put,
+    Mput,
+)
+from .synchronize import Sync
 from .changes import (
     Mkdir,
     Setstat,
@@ -58,15 +67,6 @@ from .changes import (
     Truncate,
     Directory,
 )
-from .transfers import (
-    Copy,
-    Mcopy,
-    Get,
-    Mget,
-    Put,
-    Mput,
-)
-from .synchronize import Sync
 # isort: on
 
 from ..core.files import ClientInfo, FileSystem

@@ -214,7 +214,7 @@ class Write(AttributesAsked, _Text):
 
 def _parts(file: File, size: int, block: int, requests: int = -1) -> aclosing[AsyncGenerator[bytes, None]]:
     """Give a file's content; what is read ahead is given up at the end of the context."""
-    return aclosing(cast(AsyncGenerator[bytes, None], in_order(file, size, block, requests)))
+    return aclosing(in_order(file, size, block, requests))
 
 
 def _holds_up(found: Attributes) -> bool:

@@ -109,12 +109,16 @@ def connect_failure(error: BaseException, where: str, seconds: float) -> Connect
     return ConnectAttempt(row.becomes(detail, outcome="not_started"), row.attempts)
 
 
+_INVALID = "Bad message"
+"""What OpenSSH says of an argument that the system calls invalid; asyncssh's own complaints say more."""
+
+
 def run_failure(error: BaseException, outcome: errors.Outcome | None = None) -> errors.HostError | None:
     """Translate what a command or a file operation raised on a connection that stood."""
     row = _find(RUN, error)
     if row is None:
         return None
     kind = type(error).__name__ if row.becomes is errors.SFTPError else None
-    if isinstance(error, asyncssh.SFTPBadMessage):
+    if isinstance(error, asyncssh.SFTPBadMessage) and error.reason != _INVALID:
         outcome = outcome or "unknown"
     return row.becomes(str(error) or type(error).__name__, outcome=outcome, kind=kind)

@@ -189,12 +189,12 @@ class SftpFiles:
 
     async def glob(self, patterns: Sequence[Path]) -> Sequence[bytes]:
         """Give the paths that match."""
-        found = []
+        found: set[bytes] = set()
         for pattern in patterns:
             name, start = self.absolute(pattern), len(self.absolute(b"")) if encoded(pattern)[:1] != b"/" else 0
             matches = await self._ask(lambda client, name=name: client.glob(name), name)  # type: ignore[misc]
-            found += sorted(match[start:] for match in matches)
-        return found
+            found |= {match[start:] for match in matches}
+        return sorted(found)
 
     # Questions
 
@@ -246,7 +246,8 @@ class SftpFiles:
         """Ask for the file system that a path is on."""
         name = self.absolute(path)
         found = await self._ask(lambda client: client.statvfs(name), name)
-        return FileSystem({key: getattr(found, key) for key in FileSystem.__annotations__})
+        names = {"flag": "flags"}  # asyncssh's name for it
+        return FileSystem({key: getattr(found, names.get(key, key)) for key in FileSystem.__annotations__})
 
     async def info(self) -> ClientInfo:
         """Tell what the server says of itself."""

@@ -404,8 +404,9 @@ class LocalFiles:
 
     async def copy_within(self, source: File, target: File, size: int, offset: int = 0) -> bool:
         """Copy between two open files without moving the data; false where the system cannot."""
-        both = isinstance(source, OpenFile) and isinstance(target, OpenFile)
-        return both and await source.copy_to(target, size, offset)
+        if not isinstance(source, OpenFile) or not isinstance(target, OpenFile):
+            return False
+        return await source.copy_to(target, size, offset)
 
     async def unpack(self, path: Path, archive: Callable[[], AsyncIterator[bytes]]) -> bool:
         """Unpack nothing: files are written here as quickly one by one."""

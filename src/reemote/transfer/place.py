@@ -86,6 +86,8 @@ async def placed(
     if in_place or (old is not None and not (old.is_file or old.is_link)):
         async with _opened_in_place(files, name, wanted) as file:
             yield file
+            if old is None or old.is_file:  # a device has nothing to wait for
+                await file.sync()
         return
     if old is not None and old.is_link:
         old = None
@@ -111,7 +113,6 @@ async def _opened_in_place(files: Files, name: bytes, wanted: Wanted) -> AsyncIt
             await _keep_owner(file, None, wanted, name)
             yield file
             await _finish(file, None, wanted)
-            await file.sync()
         except HostError as error:
             error.changed = True
             raise

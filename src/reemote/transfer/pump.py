@@ -7,7 +7,7 @@ import hashlib
 import time
 import weakref
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -23,8 +23,8 @@ follows from it. More would only fill buffers."""
 FEWEST, MOST = 12, 64
 """Requests for blocks that are under way for one file."""
 
-EXTRA = 128
-"""Blocks under way in all, besides the one that each transfer may always have: 32 MiB."""
+EXTRA = 64
+"""Blocks under way in all, besides the one that each transfer may always have: 16 MiB."""
 
 
 class _Reserve:
@@ -166,7 +166,7 @@ async def drain(items: Iterable[T], work: Callable[[T], Coroutine[Any, Any, None
         raise failure
 
 
-async def in_order(file: File, size: int, block: int, requests: int = -1) -> AsyncIterator[bytes]:
+async def in_order(file: File, size: int, block: int, requests: int = -1) -> AsyncGenerator[bytes, None]:
     """Read a file from its beginning, block by block, some blocks ahead; all of it where *size* is 0."""
     if size == 0:
         offset = 0
