@@ -123,12 +123,10 @@ class Copy(_Transfer):
 
     async def perform(self, host: Host) -> Response[None]:
         """Copy."""
-        if self.dsthost in (None, host.context.host):
-            async with host.sftp() as files:
-                return await self._copy(files, self.srcpaths, files, self.dstpath)
-        remote = one_for_each(self.dstpath, host.context.host, self.group)
+        path = self.dstpath if self.dsthost is None else one_for_each(self.dstpath, host.context.host, self.group)
         async with AsyncExitStack() as stack:
-            files = await stack.enter_async_context(host.sftp())
-            other = await stack.enter_async_context(host.other(str(self.dsthost)))
-            target = await stack.enter_async_context(other.sftp())
-            return await self._copy(files, self.srcpaths, target, remote)
+            source = target = await stack.enter_async_context(host.sftp())
+            if self.dsthost not in (None, host.context.host):
+                other = await stack.enter_async_context(host.other(str(self.dsthost)))
+                target = await stack.enter_async_context(other.sftp())
+            return await self._copy(source, self.srcpaths, target, path)

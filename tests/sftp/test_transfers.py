@@ -516,6 +516,14 @@ async def test_patterns(way: Way) -> None:
 
 
 @each_way
+async def test_patterns_and_odd_names(way: Way) -> None:
+    way.plant({f"top/{os.fsdecode(name)}": name for name in ODD})
+    way.plant_at_target({"into": None})
+    assert await way.copy(["top/*"], "into", expand=True)
+    assert grown(way.target / "into") == grown(way.source / "top")
+
+
+@each_way
 async def test_patterns_that_match_nothing(way: Way) -> None:
     way.plant({"a": b"a"})
     response = await way.fail(["a", "*.conf"], expand=True)

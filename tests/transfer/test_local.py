@@ -556,7 +556,7 @@ async def test_a_pattern_that_matches_nothing(files: Files, many: Path, pattern:
     with pytest.raises(LocalFileError) as caught:
         await files.glob(["a.txt", pattern])
     assert is_missing(caught.value)
-    assert caught.value.detail == f"{pattern}: No such file or directory (on this machine)"
+    assert caught.value.detail in (f"{said} {pattern} (on this machine)" for said in ("nothing matches", "there is no"))
 
 
 async def test_several_patterns_give_each_path_once(files: Files, many: Path) -> None:

@@ -196,6 +196,8 @@ class Cancelled(HostError):
 class NoSpaceLeft(HostError):
     """The file system on the host is full, or that of this machine; the message says which."""
 
+    changed = False
+
 
 class SFTPError(HostError):
     """A file operation failed; ``kind`` is asyncssh's name (``SFTPNoSuchFile``, ...)."""

@@ -27,6 +27,7 @@ from ..core.files import (
     printable,
 )
 from ..core.response import Completed
+from ..transfer.patterns import glob
 from ..transfer.pump import digest
 from .errors import run_failure
 from .link import Link
@@ -35,12 +36,20 @@ from .sessions import SftpSession
 T = TypeVar("T")
 
 MOST_NAMES = 1_000_000
-"""Names that a listing may have; a host that sends more is not believed."""
+"""Names that the listings for one operation may have; a host that sends more is not believed."""
+
+LONGEST_PATH = 4096
+"""Bytes of a path (PATH_MAX of Linux); a directory that is deeper has no end."""
+
+BLOCK = 255 * 1024
+"""Bytes of one request: what OpenSSH takes. Others take more, which is no faster and needs more memory."""
 
 SMALLEST_BLOCK = 16 * 1024
 """Bytes that every server takes in one request, also one that does not tell its limits."""
 
 _MODES = {"read": "rb", "write": "wb", "append": "ab", "create": "xb", "update": "r+b"}
+
+_NOT_BELIEVED: Any = {"kind": "SFTPBadMessage", "outcome": "unknown"}
 
 _SMALL = 1
 """Bytes that an empty file or directory takes, at the least."""
@@ -79,6 +88,7 @@ class SftpFiles:
         self._stack = AsyncExitStack()
         self._sftp: SftpSession | None = None
         self._runs_commands: bool | None = None
+        self._names = 0
         self._limits: tuple[int, int] = (SMALLEST_BLOCK, SMALLEST_BLOCK)
 
     async def __aenter__(self) -> Self:
@@ -167,8 +177,8 @@ class SftpFiles:
 
     @property
     def block(self) -> int:
-        """The most bytes of one read or write that the host takes."""
-        return min(self._limits)
+        """The most bytes of one read or write that the host takes, and that are worth it."""
+        return min(*self._limits, BLOCK)
 
     def absolute(self, path: Path) -> bytes:
         """Put the directory of the run before a relative path."""
@@ -188,13 +198,8 @@ class SftpFiles:
         return bytes(await self._ask(lambda client: client.realpath(name), name))
 
     async def glob(self, patterns: Sequence[Path]) -> Sequence[bytes]:
-        """Give the paths that match."""
-        found: set[bytes] = set()
-        for pattern in patterns:
-            name, start = self.absolute(pattern), len(self.absolute(b"")) if encoded(pattern)[:1] != b"/" else 0
-            matches = await self._ask(lambda client, name=name: client.glob(name), name)  # type: ignore[misc]
-            found |= {match[start:] for match in matches}
-        return sorted(found)
+        """Give the paths that match, sorted."""
+        return await glob(self, patterns)
 
     # Questions
 
@@ -221,6 +226,8 @@ class SftpFiles:
     async def list(self, path: Path) -> list[Entry]:
         """List a directory."""
         name = self.absolute(path)
+        if len(name) > LONGEST_PATH:
+            raise SFTPError(f"a path of {len(name)} bytes is too long", **_NOT_BELIEVED)
 
         async def scan(client: asyncssh.SFTPClient) -> list[Entry]:
             found: list[Entry] = []
@@ -230,8 +237,9 @@ class SftpFiles:
                     continue
                 if not entry or b"/" in entry or b"\0" in entry:
                     raise asyncssh.SFTPBadMessage(f"the host sent a name that no file can have: {printable(entry)!r}")
-                if len(found) >= MOST_NAMES:
-                    raise asyncssh.SFTPBadMessage(f"the host sent more than {MOST_NAMES} names")
+                self._names += 1
+                if self._names > MOST_NAMES:
+                    raise asyncssh.SFTPBadMessage(f"the host has sent {MOST_NAMES} names, and there are more")
                 found.append(Entry(entry, _attributes(each.attrs), printable(each.longname or b"")))
             return found
 
@@ -240,7 +248,10 @@ class SftpFiles:
     async def readlink(self, path: Path) -> bytes:
         """Tell where a link leads."""
         name = self.absolute(path)
-        return encoded(await self._ask(lambda client: client.readlink(name), name))
+        leads_to = encoded(await self._ask(lambda client: client.readlink(name), name))
+        if not leads_to or b"\0" in leads_to:
+            raise SFTPError(f"the host says that {printable(path)} leads nowhere", **_NOT_BELIEVED)
+        return leads_to
 
     async def statvfs(self, path: Path) -> FileSystem:
         """Ask for the file system that a path is on."""
@@ -451,12 +462,14 @@ class SftpFile:
 
     async def read(self, size: int, offset: int) -> bytes:
         """Read; a host may answer with less than was asked for."""
-        data: bytes = await self.ask(self.opened.read(size, offset))
-        while data and len(data) < size:
+        data = b""
+        while len(data) < size:
             more: bytes = await self.ask(self.opened.read(size - len(data), offset + len(data)))
+            if len(more) > size - len(data):
+                raise SFTPError(f"the host sent more of {printable(self._name)} than was asked for", **_NOT_BELIEVED)
             if not more:
                 break
-            data += more
+            data = data + more if data else more
         return data
 
     async def write(self, data: bytes, offset: int) -> None:
@@ -465,7 +478,12 @@ class SftpFile:
 
     async def data(self, size: int) -> AsyncIterator[tuple[int, int]]:
         """Give the parts that hold data, where the host can tell."""
-        async for offset, length in self.opened.request_ranges(0, size):
+        ranges, end = self.opened.request_ranges(0, size), 0
+        while (found := await self.ask(anext(ranges, None))) is not None:
+            offset, length = found
+            if offset < end or length <= 0 or offset + length > size:
+                raise SFTPError(f"the host sent a wrong map of {printable(self._name)}", **_NOT_BELIEVED)
+            end = offset + length
             yield offset, length
 
     async def stat(self) -> Attributes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shlex
-from collections.abc import AsyncIterable, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -196,10 +196,11 @@ class Process:
 
     async def _feed(self) -> None:
         """Write the input; a command that ends without reading it is no failure."""
-        async for piece in _pieces(self.request.stdin):
-            await self.session.writable.wait()
-            if self.session.ended.is_set() or not self._write(piece):
-                return  # what became of the command is known at its end
+        async with contextlib.aclosing(_pieces(self.request.stdin)) as pieces:
+            async for piece in pieces:
+                await self.session.writable.wait()
+                if self.session.ended.is_set() or not self._write(piece):
+                    return  # what became of the command is known at its end
         with contextlib.suppress(OSError):
             self.channel.write_eof()
 
@@ -242,8 +243,12 @@ class Process:
         return gone
 
 
-async def _pieces(data: bytes | AsyncIterable[bytes] | None) -> AsyncIterator[bytes]:
-    if isinstance(data, AsyncIterable):
+async def _pieces(data: bytes | AsyncIterable[bytes] | None) -> AsyncGenerator[bytes, None]:
+    if isinstance(data, AsyncGenerator):
+        async with contextlib.aclosing(data):  # it may hold files
+            async for piece in data:
+                yield piece
+    elif isinstance(data, AsyncIterable):
         async for piece in data:
             yield piece
     elif data:

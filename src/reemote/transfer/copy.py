@@ -175,6 +175,8 @@ class Copying:
                 name = posixpath.basename(encoded(each).rstrip(b"/"))
                 if into and name in (b"", b".", b".."):
                     name = posixpath.basename(await self.source.realpath(each))
+                    if name in (b"", b".", b"..") or b"\0" in name:  # a host may say anything
+                        raise SFTPError(f"{printable(each)} has no name that its copy could have", kind="SFTPFailure")
                 real = await self._real(encoded(each), attributes)
                 tops.append(
                     Piece(encoded(each), posixpath.join(folder, name) if into else folder, attributes, real=real)

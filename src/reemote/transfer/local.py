@@ -13,14 +13,13 @@ import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextvars import ContextVar
-from itertools import takewhile
 
 from ..core.errors import HostError, LocalFileError, NoSpaceLeft
 from ..core.files import Attributes, ClientInfo, Entry, File, FileSystem, Mode, Node, Path, Times, encoded, printable
 from .calls import Place, attributes, chmod, in_thread, link, longname
 from .confinement import Confinement, FileRefused, checked, refuse_directory, refuse_unless, told
 from .opened import OpenFile
-from .patterns import Matcher
+from .patterns import glob
 
 __all__ = ["FileRefused", "LocalFiles", "here"]
 
@@ -272,24 +271,7 @@ class LocalFiles:
 
     async def glob(self, patterns: Sequence[Path]) -> Sequence[bytes]:
         """Give the paths that match, sorted; a pattern that matches nothing is an error."""
-
-        def entries(path: bytes) -> Sequence[Entry] | None:
-            try:
-                return self._entries(path)
-            except (FileNotFoundError, NotADirectoryError, PermissionError):
-                return None
-
-        def matches(stopped: threading.Event) -> frozenset[bytes]:
-            return frozenset(takewhile(lambda _: not stopped.is_set(), matcher.matches(encoded(pattern))))
-
-        matcher, found = Matcher(entries, self._lookup), frozenset[bytes]()
-        for pattern in patterns:
-            with self._translated(pattern):
-                more = await in_thread(matches)
-                if not more:
-                    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-            found |= more
-        return sorted(found)
+        return await glob(self, patterns)
 
     async def statvfs(self, path: Path) -> FileSystem:
         """Ask for the file system that a path is on."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from fnmatch import fnmatchcase
 
-from ..core.files import Attributes, Entry
+from ..core.errors import LocalFileError, SFTPError
+from ..core.files import Entry, Files, Path, encoded, printable
 
 _MAGIC = frozenset(b"*?[]")
 
@@ -16,57 +17,77 @@ def is_pattern(path: bytes) -> bool:
     return not _MAGIC.isdisjoint(path)
 
 
-class Matcher:
-    """What finds the paths that match.
+async def glob(files: Files, patterns: Sequence[Path]) -> list[bytes]:
+    """Give the paths that match one of the patterns, sorted.
 
     As in asyncssh, a leading dot is a character like others, and no link is followed where the
     pattern has a meaning; names in front of it may be links.
 
-    Args:
-        entries: Lists a directory; ``None`` for what cannot be listed.
-        lookup: Gives what is at a path, a link being itself; ``None`` where nothing is.
+    Raises:
+        HostError: A pattern matches nothing.
     """
-
-    def __init__(
-        self, entries: Callable[[bytes], Sequence[Entry] | None], lookup: Callable[[bytes], Attributes | None]
-    ) -> None:
-        self._entries = entries
-        self._lookup = lookup
-
-    def matches(self, pattern: bytes) -> Iterator[bytes]:
-        """Give the paths that match a pattern; some more than once where it has ``**`` twice."""
+    found: set[bytes] = set()
+    for pattern in map(encoded, patterns):
         names = [name for name in pattern.split(b"/") if name]
         if pattern.endswith(b"/") and names:
             names.append(b"")  # directories only
-        return self._below(b"/" if pattern.startswith(b"/") else b"", names)
+        start = b"/" if pattern.startswith(b"/") else b""
+        matches = {path async for path in _below(files, start, names)}
+        if not matches:
+            detail = f"{'nothing matches' if is_pattern(pattern) else 'there is no'} {printable(pattern)}"
+            if files.is_remote:
+                raise SFTPError(detail, kind="SFTPNoSuchFile")
+            raise LocalFileError(f"{detail} (on this machine)", kind="FileNotFoundError")
+        found |= matches
+    return sorted(found)
 
-    def _below(self, path: bytes, names: Sequence[bytes]) -> Iterator[bytes]:
-        if not names:
-            if path:
-                yield path
-        elif is_pattern(names[0]):
-            yield from self._matching(path, names)
-        else:
-            exact = posixpath.join(path, names[0])
-            if len(names) > 1:
-                yield from self._below(exact, names[1:])
-            elif (found := self._lookup(exact)) is not None and (names[0] or found.is_directory):
-                yield exact
 
-    def _matching(self, path: bytes, names: Sequence[bytes]) -> Iterator[bytes]:
-        name, rest = names[0], names[1:]
-        entries = self._entries(path or b".")
-        if name == b"**" and (entries is not None or self._is_directory(path)):
-            yield from self._below(path, rest)
-        for entry in entries or ():
-            if not fnmatchcase(entry.name, name):
-                continue
-            below = posixpath.join(path, entry.name)
-            if entry.attributes.is_directory and (rest or name == b"**"):
-                yield from self._below(below, names if name == b"**" else rest)
-            elif not rest:
-                yield below
+async def _below(files: Files, path: bytes, names: Sequence[bytes]) -> AsyncIterator[bytes]:
+    """Give what matches below a path; some more than once where there is ``**`` twice."""
+    if not names:
+        if path:
+            yield path
+    elif is_pattern(names[0]):
+        async for each in _matching(files, path, names):
+            yield each
+    else:
+        exact = posixpath.join(path, names[0])
+        if len(names) > 1:
+            async for each in _below(files, exact, names[1:]):
+                yield each
+        elif (found := await files.lookup(exact, follow=False)) is not None and (names[0] or found.is_directory):
+            yield exact
 
-    def _is_directory(self, path: bytes) -> bool:
-        found = self._lookup(path) if path else None
-        return found is not None and found.is_directory
+
+async def _matching(files: Files, path: bytes, names: Sequence[bytes]) -> AsyncIterator[bytes]:
+    name, rest = names[0], names[1:]
+    entries = await _entries(files, path or b".")
+    if name == b"**" and (entries is not None or await _is_directory(files, path)):
+        async for each in _below(files, path, rest):
+            yield each
+    for entry in entries or ():
+        if not fnmatchcase(entry.name, name):
+            continue
+        below = posixpath.join(path, entry.name)
+        if entry.attributes.is_directory and (rest or name == b"**"):
+            async for each in _below(files, below, names if name == b"**" else rest):
+                yield each
+        elif not rest:
+            yield below
+
+
+async def _entries(files: Files, path: bytes) -> Sequence[Entry] | None:
+    """List a directory; ``None`` for what cannot be listed."""
+    try:
+        return await files.list(path)
+    except LocalFileError:
+        return None
+    except SFTPError as error:
+        if error.kind == "SFTPBadMessage":
+            raise
+        return None
+
+
+async def _is_directory(files: Files, path: bytes) -> bool:
+    found = await files.lookup(path, follow=False) if path else None
+    return found is not None and found.is_directory

@@ -164,7 +164,8 @@ class _Sync:
         try:
             await self._carry_out(todo, everything, top, is_new=is_new)
         except HostError as error:
-            error.changed = self.changed or error.changed
+            if self.changed:
+                error.changed = True
             raise
         obstacles = frozenset(todo.obstacles)
         gone = [name for name in there if name not in self.here and _is_below(name, obstacles)]
@@ -248,14 +249,16 @@ class _Sync:
             if not await self.target.unpack(place, lambda: self._archive(members)):
                 await self.target.rmdir(place)
                 return False
-            self.changed = True
             if is_new:
                 await self.target.set(place, permissions=top.mode)
                 await self.target.rename(place, self.remote)
+                self.changed = True
             else:
                 await drain(units, lambda name: self._move(posixpath.join(place, numbers[name]), name), RENAMES)
                 await self.target.rmdir(place)
         except BaseException as error:
+            if isinstance(error, HostError):
+                error.changed = self.changed
             await tidy(place, self._discard(place), error)
             raise
         return True
@@ -268,6 +271,7 @@ class _Sync:
             if owner != (now.uid, now.gid) and owner[0] is not None and owner[1] is not None:
                 await self.target.set(staged, owner=(owner[0], owner[1]), permissions=new.attributes.mode)
         await self.target.replace(staged, self._there(name))
+        self.changed = True
 
     def _archive(self, members: Sequence[Member]) -> AsyncIterator[bytes]:
         done: dict[Member, int] = {}
@@ -317,11 +321,11 @@ class _Sync:
 
         async def remove(name: bytes) -> None:
             await self.target.remove(posixpath.join(top, name))
-            self.changed = True
+            self.changed = self.changed or top == self.remote
 
         async def rmdir(name: bytes) -> None:
             await self.target.rmdir(posixpath.join(top, name))
-            self.changed = True
+            self.changed = self.changed or top == self.remote
 
         await drain(files, remove, RENAMES)
         for depth in sorted(folders, reverse=True):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tarfile
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +30,7 @@ class Member:
 
 async def archive(
     files: Files, members: Iterable[Member], progress: Callable[[Member, int], Any] = lambda *_: None
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     """Give the bytes of an archive in the format of GNU tar, which all of today's read.
 
     Args:
@@ -45,22 +46,23 @@ async def archive(
         kept += _header(member)
         size = member.node.attributes.size if member.node.attributes.is_file else 0
         if size:
-            async for data in _content(files, member, size):
-                kept += data
-                progress(member, len(data))
-                if len(kept) >= PIECE:
-                    yield bytes(kept)
-                    kept.clear()
+            async with aclosing(_content(files, member, size)) as content:
+                async for data in content:
+                    kept += data
+                    progress(member, len(data))
+                    if len(kept) >= PIECE:
+                        yield bytes(kept)
+                        kept.clear()
             kept += bytes(-size % tarfile.BLOCKSIZE)
         else:
             progress(member, 0)
     yield bytes(kept) + bytes(2 * tarfile.BLOCKSIZE)
 
 
-async def _content(files: Files, member: Member, size: int) -> AsyncIterator[bytes]:
+async def _content(files: Files, member: Member, size: int) -> AsyncGenerator[bytes, None]:
     left = size
-    async with shared(files, member.source) as file:
-        async for data in in_order(file, size, files.block):
+    async with shared(files, member.source) as file, aclosing(in_order(file, size, files.block)) as parts:
+        async for data in parts:
             left -= len(data)
             yield data
     if left:
