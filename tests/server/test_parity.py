@@ -59,10 +59,10 @@ def of_schema(schema: dict[str, Any]) -> st.SearchStrategy[Any]:
     kinds: dict[str | None, st.SearchStrategy[Any]] = {
         "null": st.none(),
         "boolean": st.booleans(),
-        "integer": st.integers(),
+        "integer": st.integers() | st.integers(schema.get("minimum"), schema.get("maximum")),
         "number": numbers | st.integers(-3, 3),
-        "string": texts,
-        "array": st.lists(texts, max_size=3),
+        "string": texts | st.text("abc/.*", min_size=schema.get("minLength", 0)),
+        "array": st.lists(texts, max_size=3) | st.lists(st.text("abc/.*", min_size=1), min_size=1, max_size=3),
         "object": st.dictionaries(st.sampled_from(["A", "b_1", "1", "", "a-b"]) | st.text(), texts, max_size=3),
     }
     return kinds.get(schema.get("type"), anything)
@@ -72,6 +72,8 @@ def json_value(parameter: Parameter) -> st.SearchStrategy[Any]:
     if parameter.name in OPTIONS:
         return st.just({})  # what may be in there is for the limits to say
     right = of_schema(parameter.schema or {})
+    if not parameter.required:
+        right |= st.just(parameter.default)
     return right | right | right | anything
 
 
@@ -150,6 +152,20 @@ def values_of(operation: Operation[Any]) -> dict[str, Any]:
 
 # Parameters
 
+ALSO: dict[tuple[str, str], dict[str, Any]] = {
+    ("sftp", "Setstat"): {"permissions": "0644"},
+    ("sftp", "Chmod"): {"permissions": "0644"},
+    ("sftp", "Chown"): {"uid": 1},
+}
+"""Parameters that have defaults, of which one has to be given."""
+
+
+def enough(name: str, operation: type[Operation[Any]]) -> dict[str, Any]:
+    """Give the arguments that an operation cannot do without."""
+    values = {"integer": 1, "boolean": True}
+    needed = {p.name: values.get((p.schema or {}).get("type", ""), "x") for p in parameters(operation) if p.required}
+    return needed | ALSO.get((name, operation.__name__), {})
+
 
 @every_operation
 def test_the_parameters_and_their_defaults_are_the_same(name: str, operation: type[Operation[Any]], sent: Sent) -> None:
@@ -159,7 +175,7 @@ def test_the_parameters_and_their_defaults_are_the_same(name: str, operation: ty
     assert {n for n, p in of_python.items() if n not in of_requests} == {
         n for n, p in of_python.items() if p.schema is None
     }
-    needed = {n: "x" for n, p in of_python.items() if p.required}
+    needed = enough(name, operation)
     made = constructed(operation, needed)
     assert made is not None
     for arguments in ({"params": needed}, {"json": needed}):
@@ -171,7 +187,7 @@ def test_the_parameters_and_their_defaults_are_the_same(name: str, operation: ty
 
 @every_operation
 def test_a_parameter_that_does_not_exist(name: str, operation: type[Operation[Any]], sent: Sent) -> None:
-    needed = {p.name: "x" for p in parameters(operation) if p.required}
+    needed = enough(name, operation)
     assert constructed(operation, {**needed, "nonsense": "x"}) is None
     assert sent.request(name, operation, params={**needed, "nonsense": "x"}) is None
     assert sent.request(name, operation, json={**needed, "nonsense": "x"}) is None
@@ -182,10 +198,12 @@ def test_a_parameter_that_does_not_exist(name: str, operation: type[Operation[An
 def test_a_body_and_the_constructor_agree(name: str, operation: type[Operation[Any]], sent: Sent) -> None:
     found = parameters(operation)
     values = {p.name: json_value(p) for p in found if p.schema is not None}
+    for key, value in ALSO.get((name, operation.__name__), {}).items():
+        values[key] |= st.just(value)
     taken = refused = 0
 
     @generated
-    @given(some_of(values, {p.name for p in found if p.required}))
+    @given(some_of(values, set(enough(name, operation))))
     def agree(given: dict[str, Any]) -> None:
         nonlocal taken, refused
         made = constructed(operation, given)

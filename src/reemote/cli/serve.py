@@ -23,6 +23,7 @@ from .main import Refused
 from .output import visible
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
+_UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
 
 
 class _Entries(logging.Formatter):
@@ -54,6 +55,13 @@ def _host_names(_: click.Context, __: click.Parameter, value: tuple[str, ...]) -
         if not re.fullmatch(r"[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]", name):
             raise click.BadParameter(f"{name!r} is no name: give it without scheme, port and path")
     return value
+
+
+def _size(_: click.Context, __: click.Parameter, value: str) -> int:
+    match = re.fullmatch(r"0*([1-9][0-9]{0,15})([KMG]?)", value, re.ASCII | re.IGNORECASE)
+    if match is None:
+        raise click.BadParameter(f"{value!r} is no size: give bytes, or a number with K, M or G")
+    return int(match[1]) * _UNITS[match[2].upper()]
 
 
 def _no_workers(_: click.Context, __: click.Parameter, value: int | None) -> None:
@@ -97,6 +105,14 @@ def _no_workers(_: click.Context, __: click.Parameter, value: int | None) -> Non
 )
 @click.option(
     "--max-runs", "most_runs", type=click.IntRange(min=1), default=100, show_default=True, help="Runs at the same time."
+)
+@click.option(
+    "--content-limit",
+    callback=_size,
+    metavar="SIZE",
+    default="1G",
+    show_default=True,
+    help="The most that may be sent as the content of a file: bytes, or a number with K, M or G.",
 )
 @click.option("--workers", type=int, hidden=True, expose_value=False, callback=_no_workers)
 def serve(log_file: Path | None, *, no_auth: bool, **options: Any) -> int:

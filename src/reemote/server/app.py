@@ -19,7 +19,8 @@ from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 
 from ..core.errors import InventoryError
-from . import inventory, openapi, pages, routes
+from ..transfer.local import FileRefused
+from . import content, inventory, openapi, pages, routes
 from .audit import AuditError
 from .guard import Guard, request_id
 from .limits import OptionRefused
@@ -72,6 +73,7 @@ class App(FastAPI):
         self.add_exception_handler(Exception, _unexpected)
         self._late_runner = _LateRunner(self)
         self.include_router(routes.router(self._late_runner))  # type: ignore[arg-type]
+        self.include_router(content.router(self._late_runner, settings))  # type: ignore[arg-type]
         self.include_router(inventory.router(self.store))
         self.include_router(pages.router())
         self._add_operations_pages()
@@ -127,10 +129,10 @@ class _LateRunner:
     def __init__(self, app: App) -> None:
         self._app = app
 
-    async def run(self, *arguments: Any) -> Any:
+    def __getattr__(self, name: str) -> Any:
         if self._app.runner is None:
             raise Stopping
-        return await self._app.runner.run(*arguments)
+        return getattr(self._app.runner, name)
 
 
 def create_app(settings: Settings | None = None) -> Guard:
@@ -143,6 +145,7 @@ _STATUS: dict[type[Exception], int] = {
     InventoryError: 500,
     AuditError: 503,
     OptionRefused: 422,
+    FileRefused: 403,
     TooManyRuns: 429,
     Stopping: 503,
 }

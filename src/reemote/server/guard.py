@@ -57,6 +57,9 @@ _UNAUTHORISED = 4401
 _GONE = 499
 """The status, for the log and the metrics, of a request whose client did not wait for the answer."""
 
+STREAMED = frozenset({("PUT", "/reemote/sftp/content")})
+"""Requests whose bodies are files. The application reads them bit by bit, and limits them itself."""
+
 
 @dataclass
 class Refusal(Exception):
@@ -88,24 +91,26 @@ class Guard:
         actor.set("-")
         address.set(str((scope.get("client") or "-")[0]))
         start, status = time.perf_counter(), 500
+        body = _Body(receive)
 
         async def answer(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message = dict(message)
+                own = {**HEADERS, b"connection": b"close"} if body.is_unread else HEADERS
                 present = {name.lower() for name, _ in message["headers"]}
-                added = [(name, value) for name, value in HEADERS.items() if name not in present]
+                added = [(name, value) for name, value in own.items() if name not in present]
                 message["headers"] = [*message["headers"], *added, (b"x-request-id", identity.encode())]
             await send(message)
 
         try:
             self._check(scope, headers)
-            body = await self._body(headers, receive) if scope["type"] == "http" else receive
-            if body is None:
+            given = await self._given(scope, headers, body) if scope["type"] == "http" else receive
+            if given is None:
                 status = _GONE
             else:
-                await self._app(scope, body, answer)
+                await self._app(scope, given, answer)
         except Refusal as refusal:
             status = refusal.status
             await _refuse(scope, refusal, receive, answer)
@@ -176,12 +181,10 @@ class Guard:
             return None
         return peer_user((client[0], client[1]), (server[0], server[1]))
 
-    async def _body(self, headers: list[tuple[bytes, bytes]], receive: Receive) -> Receive | None:
-        """Take the whole body, as far as it keeps to the limits, and give it to the application again.
-
-        ``None`` where the client has gone before its end.
-        """
-        limit = self._settings.body_limit
+    async def _given(self, scope: Scope, headers: list[tuple[bytes, bytes]], body: _Body) -> Receive | None:
+        """Give what the application is to read the body from; ``None`` where the client has gone before its end."""
+        is_file = (scope["method"], scope["path"]) in STREAMED
+        limit = self._settings.content_limit if is_file else self._settings.body_limit
         names = {name for name, _ in headers}
         if {b"content-length", b"transfer-encoding"} <= names:
             # A proxy in front might believe the other one (RFC 9112, section 6.1).
@@ -189,6 +192,13 @@ class Guard:
         lengths = [value for name, value in headers if name == b"content-length"]
         if any(not value.isdigit() or len(value) > 18 or int(value) > limit for value in lengths):
             raise Refusal(413, f"the body may have {limit} bytes at most")
+        if is_file:
+            body.is_unread = True
+            return body.receive
+        return await self._whole(body.receive, limit)
+
+    async def _whole(self, receive: Receive, limit: int) -> Receive | None:
+        """Take the whole body, as far as it keeps to the limits, and give it to the application again."""
         body, more = bytearray(), True
         try:
             async with asyncio.timeout(self._settings.body_timeout):
@@ -203,6 +213,22 @@ class Guard:
         except TimeoutError:
             raise Refusal(408, "the body did not arrive in time") from None
         return _replay(bytes(body), receive)
+
+
+class _Body:
+    """The body of a request."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self.is_unread = False
+        """Whether the application has it to read, and has not come to its end: the connection cannot be kept then."""
+
+    async def receive(self) -> Message:
+        """Give the next part."""
+        message = await self._receive()
+        if message["type"] == "http.request" and not message.get("more_body", False):
+            self.is_unread = False
+        return message
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

@@ -40,7 +40,7 @@ need none.
 REFUSALS = {
     400: "the request, or its JSON, is malformed",
     401: "it comes from somebody else than the user who runs the server, and bears no valid token",
-    403: "a page of another origin sent it",
+    403: "a page of another origin sent it, or it names a file outside of the directory for transfers",
     408: "the body did not arrive in time",
     413: "the body is too large",
     415: "the body is not `application/json`",
@@ -253,7 +253,9 @@ def _in_query(parameter: Parameter) -> Schema:
     """Describe a parameter of a query, where there is no null: what is absent has its default."""
     found: Schema = {"name": parameter.name, "in": "query", "required": parameter.required}
     found["description"] = parameter.help
-    plain = _without(_inlined(parameter.schema or {}), "null")
+    schema = _inlined(parameter.schema or {})
+    as_text = any(kind.get("type") == "string" for kind in _kinds(schema))  # where a text is taken, it is one
+    plain = _without(schema, "null", *(("integer", "number", "boolean") if as_text else ()))
     plain.pop("$defs", None)
     found["schema"] = _with_default(parameter, plain)
     if len(parameter.examples) == 1:
@@ -377,7 +379,7 @@ def _add_failures(method: Schema) -> None:
     if takes and responses.get("422", {}).get("description") in (None, "Validation Error"):
         responses["422"] = {"$ref": "#/components/responses/Invalid"}
     responses["4XX"] = {"$ref": "#/components/responses/Refused"}
-    if not any(status.startswith("5") for status in responses):
+    if "503" not in responses:
         responses["5XX"] = {"$ref": "#/components/responses/Broken"}
     for parameter in method.get("parameters", ()):
         parameter.setdefault("description", _OPTIONS_HELP.get(parameter["name"], ""))

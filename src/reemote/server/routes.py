@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic_core import from_json, to_json
 from starlette.exceptions import HTTPException
 from typing_extensions import TypeVar as TypeVariable
 
@@ -20,6 +21,8 @@ from ..core.response import Completed, as_json
 from . import limits, openapi
 from .openapi import OPTIONS, is_list, is_plain
 from .runner import Runner
+
+Asked = TypeVar("Asked", bound=Operation[Any])
 
 METHODS = {Effect.READS: "GET", Effect.CHANGES: "POST", Effect.ENSURES: "PUT"}
 
@@ -93,14 +96,14 @@ def router(runner: Runner) -> APIRouter:
             tags=[name],
             summary=catalogue.summary(operation).rstrip("."),
             description=catalogue.description(operation),
-            response_model=_answer(name, operation),
+            response_model=answer(name, operation),
             response_description="One response for each host, in the order of the inventory.",
             openapi_extra=openapi.described(name, operation, parameters),
         )
     return routes
 
 
-def _answer(name: str, operation: type[Operation[Any]]) -> Any:
+def answer(name: str, operation: type[Operation[Any]]) -> Any:
     """Give the type of what a request for *operation* is answered with."""
     value: Any = (catalogue.value_type(operation), Field(description=Done.model_fields["value"].description))
     done = create_model(f"{openapi.title(name, operation)}Response", __base__=Done, __doc__=Done.__doc__, value=value)
@@ -133,7 +136,7 @@ def _endpoint(
         given = {**query, **body}
         seconds = None if "timeout" in operation.model_fields else _limit(given, body)
         made = _make(operation, given, body)
-        responses = await runner.run(f"{name}.{operation.route}", made, seconds, _disconnected(request))
+        responses = await runner.run(f"{name}.{operation.route}", made, seconds, disconnected(request))
         return Response(as_json(responses), media_type="application/json")
 
     call.__name__ = openapi.operation_id(name, operation)
@@ -176,7 +179,7 @@ async def _from_body(request: Request, model: type[BaseModel]) -> dict[str, Any]
     if kind != "application/json" and not kind.endswith("+json"):
         raise HTTPException(415, "the body must be JSON, with the header 'Content-Type: application/json'")
     try:
-        body = model.model_validate_json(raw)
+        body = _parsed(model, raw)
     except ValidationError as error:
         if error.errors()[0]["type"] == "json_invalid":
             raise HTTPException(400, "the body is not well-formed JSON") from None
@@ -191,6 +194,24 @@ async def _from_body(request: Request, model: type[BaseModel]) -> dict[str, Any]
     return given
 
 
+def _parsed(model: type[BaseModel], raw: bytes) -> BaseModel:
+    """Parse a body. In JSON 5.0 is an integer, too (JSON Schema Validation, section 6.1.1)."""
+    try:
+        return model.model_validate_json(raw)
+    except ValidationError as error:
+        if not any(each["type"] == "int_type" for each in error.errors()):
+            raise
+    return model.model_validate_json(to_json(_whole(from_json(raw)), inf_nan_mode="constants"))
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _whole(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_whole(each) for each in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def _limit(given: dict[str, Any], body: dict[str, Any]) -> float | None:
     """Take the time limit of the request out of what was given."""
     try:
@@ -199,7 +220,7 @@ def _limit(given: dict[str, Any], body: dict[str, Any]) -> float | None:
         raise _invalid(error, lambda key: "body" if key in body else "query") from None
 
 
-def _make(operation: type[Operation[Any]], given: dict[str, Any], body: dict[str, Any]) -> Operation[Any]:
+def _make(operation: type[Asked], given: dict[str, Any], body: dict[str, Any]) -> Asked:
     plain = {p.name for p in catalogue.parameters(operation) if is_plain(p)}
     try:
         return operation(**given)
@@ -218,7 +239,25 @@ def _mistake(kind: str, loc: tuple[str, ...], message: str) -> dict[str, Any]:
     return {"type": kind, "loc": loc, "msg": message}
 
 
-def _disconnected(request: Request) -> Callable[[], Any]:
+def query_reader(name: str, operation: type[Asked]) -> Callable[..., tuple[Asked, float | None]]:
+    """Make the function that reads a request whose parameters are all in its query.
+
+    It takes the request, and what the operation has besides them; it gives the operation and the time limit.
+    """
+    parameters = accepted(operation)
+    query_model = _query_model(name, operation, parameters)
+
+    def read(request: Request, **more: Any) -> tuple[Asked, float | None]:
+        given = _from_query(request, parameters, query_model)
+        seconds = _limit(given, {})
+        return _make(operation, {**given, **more}, {}), seconds
+
+    return read
+
+
+def disconnected(request: Request) -> Callable[[], Any]:
+    """Make the function that returns when the client of a request has gone."""
+
     async def gone() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass

@@ -7,13 +7,19 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from typing import Any
+from contextvars import copy_context
+from functools import cache
+from typing import Any, get_args
 
 from starlette.exceptions import HTTPException
 
+from ..core import files
+from ..core.errors import HostError, InventoryError, LocalFileError
+from ..core.inventory import Inventory
 from ..core.operation import Operation
-from ..core.response import Responses
+from ..core.response import Response, Responses
 from ..execute import Pool, execute
+from ..transfer.local import FileRefused, LocalFiles, here
 from .audit import Audit
 from .metrics import Metrics
 from .settings import Settings
@@ -36,6 +42,8 @@ class Runner:
 
     def __init__(self, settings: Settings, store: Store, metrics: Metrics) -> None:
         self.pool = Pool()
+        self.files = LocalFiles(settings.files)
+        """The files of this machine that runs may read and write."""
         self.is_stopping = False
         self._settings = settings
         self._store = store
@@ -44,14 +52,43 @@ class Runner:
         self._running: set[asyncio.Task[Responses]] = set()
         metrics.watch(lambda: len(self._running), lambda: self.pool.open_connections)
 
+    def inventory(self) -> Inventory:
+        """Give the inventory.
+
+        Raises:
+            InventoryError: It cannot be read.
+        """
+        return self._store.inventory()
+
+    def places(self, inventory: Inventory) -> int:
+        """Give the number of hosts that can run at the same time.
+
+        Raises:
+            InventoryError: The options of a host are wrong.
+        """
+        return self.pool.prepare(inventory.hosts)
+
     async def run(
-        self, name: str, operation: Operation[Any], timeout: float | None, gone: Callable[[], Awaitable[None]]
+        self,
+        name: str,
+        operation: Operation[Any],
+        timeout: float | None,
+        gone: Callable[[], Awaitable[None]],
+        inventory: Inventory | None = None,
     ) -> Responses:
         """Run an operation; give up, and end it on the hosts, when the client is *gone*.
+
+        Args:
+            name: What it is called in the records.
+            operation: The operation.
+            timeout: Seconds that it has.
+            gone: Returns when nobody waits for the answer any more.
+            inventory: The hosts; by default all of those that the server knows.
 
         Raises:
             TooManyRuns: There are as many runs as there may be.
             Stopping: The server is being stopped.
+            FileRefused: It names a file that transfers keep away from.
             AuditError: The run cannot be recorded, and must be.
             InventoryError: The inventory cannot be read.
             HTTPException: The client has gone.
@@ -60,18 +97,22 @@ class Runner:
             raise Stopping
         if len(self._running) >= self._settings.most_runs:
             raise TooManyRuns
-        inventory = self._store.inventory()
+        for path in local_paths(operation):
+            self.files.check(path)
+        inventory = self.inventory() if inventory is None else inventory
         hosts = [item.host for item in inventory.hosts if item.is_in(operation.group)]
         self._audit.begin(name, repr(operation), hosts)
         self._metrics.run(name)
         # Each host gets an instance of its own, as from a factory in Python.
         made = execute(
-            lambda: operation.model_copy(deep=True),
+            lambda: _Served(operation.model_copy(deep=True)),
             inventory,
             pool=self.pool,
             timeout=self._limit(operation, timeout),
         )
-        run, start = asyncio.create_task(made), time.perf_counter()
+        context = copy_context()
+        context.run(here.set, self.files)
+        run, start = asyncio.create_task(made, context=context), time.perf_counter()
         self._running.add(run)
         try:
             return await self._wait(run, gone)
@@ -133,6 +174,39 @@ class Runner:
                 outcomes[failure or ("changed" if response["changed"] else "ok")] += 1
             self._metrics.hosts(outcomes)
         self._audit.end(name, dict(outcomes), seconds)
+
+
+class _Served:
+    """An operation as requests ask for it: what is wrong with its parameters is no bug, even if it shows only now."""
+
+    def __init__(self, operation: Operation[Any]) -> None:
+        self._operation = operation
+
+    async def execute(self) -> Response:
+        """Carry it out."""
+        try:
+            return await self._operation
+        except FileRefused as error:  # since it was looked at, or in a directory
+            raise LocalFileError(str(error), kind="PermissionError") from error
+        except InventoryError as error:  # another host, which is named in the parameters, is not there
+            raise HostError(str(error), outcome="not_started", kind="InventoryError") from error
+
+
+def local_paths(operation: Operation[Any]) -> list[files.Path]:
+    """Give the paths of this machine that an operation names; patterns, too, as they are."""
+    values = [getattr(operation, name) for name in _local_parameters(type(operation))]
+    return [path for value in values if value is not None for path in files.listed(value)]
+
+
+@cache
+def _local_parameters(operation: type[Operation[Any]]) -> list[str]:
+    fields = operation.model_fields.items()
+    return [name for name, field in fields if any(map(_is_marked, (field.annotation, *field.metadata)))]
+
+
+def _is_marked(annotation: Any) -> bool:
+    """Whether the mark of local paths is in an annotation, however deep."""
+    return isinstance(annotation, files.Local) or any(map(_is_marked, get_args(annotation)))
 
 
 async def _until(gone: Callable[[], Awaitable[None]]) -> None:

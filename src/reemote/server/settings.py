@@ -9,6 +9,7 @@ from pathlib import Path
 import platformdirs
 
 MIB = 1024 * 1024
+GIB = 1024 * MIB
 
 
 def data_directory() -> Path:
@@ -38,12 +39,14 @@ class Settings:
     audit_file: Path = field(default_factory=lambda: data_directory() / "audit.jsonl")
     audit_required: bool = False
     files: Path = field(default_factory=lambda: data_directory() / "files")
-    """The directory for files that requests transfer; nothing uses it yet."""
+    """The directory that transfers of requests keep to; it is made when it is needed."""
     run_timeout: float = 300
     """Time limit of one run, unless the request names another."""
     body_limit: int = MIB
     body_timeout: float = 30
-    """Time in which a request's body has to arrive."""
+    """Time in which a request's body has to arrive; for files, time in which some more of it has to."""
+    content_limit: int = GIB
+    """The most that may be sent as the content of a file."""
     most_runs: int = 100
     """How many runs there may be at the same time."""
 
