@@ -18,6 +18,9 @@ COMMANDS = {
     "demo": ("reemote.cli.demo", "Run a program on two hosts that live in this process."),
     "run": ("reemote.cli.run", "Run a deployment on the hosts of an inventory."),
     "sandbox": ("reemote.cli.sandbox", "Keep SSH hosts up in this process, to try things on."),
+    "put": ("reemote.cli.files", "Copy files and directories of this machine to hosts."),
+    "get": ("reemote.cli.files", "Copy files and directories of hosts to this machine."),
+    "sync": ("reemote.cli.files", "Make a directory on hosts equal to one of this machine."),
     "serve": ("reemote.cli.serve", "Serve every operation over HTTP, with its documentation."),
     "token": ("reemote.cli.token", "Print or change the token of the HTTP server."),
 }

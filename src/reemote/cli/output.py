@@ -5,19 +5,22 @@ Data goes to standard output, everything else to standard error.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import textwrap
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
-from rich.console import Console
-from rich.text import Text
 
 from ..core.errors import ConnectFailed, ConnectionLost, HostError
 from ..core.response import Completed, Response, as_json
 from .main import FAILED, OK, UNREACHABLE, write_no_more
+
+if TYPE_CHECKING:  # it takes a tenth of a second, and programs that read JSON do not need it
+    from rich.console import Console
+    from rich.text import Text
 
 FORMATS = ("table", "json", "jsonl")
 
@@ -33,6 +36,11 @@ def visible(text: str) -> str:
     return "".join(character if _is_harmless(character) else _escape(character) for character in text)
 
 
+def one_line(text: str) -> str:
+    """Show *text* as :func:`visible` does, newlines and tabs as escapes, too."""
+    return visible(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
 def _is_harmless(character: str) -> bool:
     # Cc: control characters; Cf: invisible ones, which can turn the direction of writing; Cs: surrogates;
     # Zl, Zp: separators that some programs take for the end of a line.
@@ -43,21 +51,29 @@ def _escape(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 
 
-class _Console(Console):
-    def on_broken_pipe(self) -> None:
-        """Let the error go on: rich would exit, with a code that means something else here."""
-        raise  # noqa: PLE0704 - it is called while the error is handled
-
-
 def console(stream: TextIO | None = None) -> Console:
     """Give a console that colours on a terminal only, and leaves lines as long as they are."""
-    return _Console(file=stream or sys.stdout, highlight=False, soft_wrap=True)
+    from rich.console import Console
+
+    class OnPipe(Console):
+        def on_broken_pipe(self) -> None:
+            """Let the error go on: rich would exit, with a code that means something else here."""
+            raise  # noqa: PLE0704 - it is called while the error is handled
+
+    return OnPipe(file=stream or sys.stdout, highlight=False, soft_wrap=True)
 
 
 def show(responses: Iterable[Response[Any]], form: str) -> None:
     """Write *responses* to standard output in one of :data:`FORMATS`."""
-    try:
+    with writing():
         _write(responses, form)
+
+
+@contextlib.contextmanager
+def writing() -> Iterator[None]:
+    """Write to standard output inside of this context, once the hosts are done."""
+    try:
+        yield
         if sys.stdout is not None:
             sys.stdout.flush()
     except BrokenPipeError:
@@ -135,6 +151,8 @@ def _block(response: Response[Any], width: int | None) -> Text:
 
     What Reemote says is folded to *width*, where one is given; what a host wrote is left as it is.
     """
+    from rich.text import Text
+
     block = Text()
     block.append(visible(response["host"]), style="bold")
     if response["error"]:

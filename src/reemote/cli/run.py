@@ -2,154 +2,52 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import importlib.util
 import inspect
 import logging
-import signal
 import sys
 import traceback
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import FrameType, ModuleType
+from types import ModuleType
 from typing import Any
 
 import click
 
 from ..core.errors import DeploymentError, ExecutionError, InventoryError
-from ..core.inventory import HostKeys, Inventory
-from ..core.response import Responses
-from ..execute import execute
+from .hosts import Given, host_options, log, say
 from .main import FAILED, OK, Refused
-from .output import FORMATS, exit_code, show, some, summary, visible
+from .output import exit_code, show, some, summary, visible
 
 _OURS = str(Path(__file__).resolve().parent.parent)
 
 
 @click.command()
 @click.argument("target", metavar="FILE.py[:CLASS]")
-@click.option(
-    "-i",
-    "--inventory",
-    required=True,
-    envvar="REEMOTE_INVENTORY",
-    show_envvar=True,
-    metavar="FILE",
-    help="The inventory, a JSON file.",
-)
-@click.option("-l", "--limit", metavar="HOSTS", help="Hosts, groups and globs: 'web,&prod,!web03'.")
-@click.option("-f", "--forks", type=click.IntRange(min=1), help="How many hosts run at a time; all by default.")
-@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds for the whole run.")
+@host_options
 @click.option("--strict", is_flag=True, help="Stop a host at its first step that fails.")
-@click.option(
-    "--host-keys",
-    type=click.Choice(["strict", "accept-new", "off"]),
-    help="What to do with unknown host keys, for hosts of which the inventory does not say.",
-)
-@click.option("-o", "--output", type=click.Choice(FORMATS), default="table", show_default=True, help="The output.")
 @click.option("-v", "--verbose", is_flag=True, help="Say what happens on the connections.")
-def run(
-    target: str,
-    inventory: str,
-    limit: str | None,
-    forks: int | None,
-    timeout: float | None,
-    strict: bool,
-    host_keys: HostKeys | None,
-    output: str,
-    verbose: bool,
-) -> int:
+def run(given: Given, target: str, strict: bool, verbose: bool) -> int:
     """Run a deployment on the hosts of an inventory and show each host's response.
 
     FILE.py holds a class with an execute method; name it where there are several.
     """
-    _log(logging.DEBUG if verbose else logging.WARNING)
-    hosts = Inventory.load(inventory)
-    if host_keys is not None:
-        _set_policy(hosts, host_keys)
+    log(logging.DEBUG if verbose else logging.WARNING)
+    hosts = given.load()
     deployment = load(target)
     try:
-        responses = _run(
-            execute(lambda: _make(deployment), hosts, concurrency=forks, timeout=timeout, strict=strict, limit=limit)
-        )
+        responses = given.run(lambda: _make(deployment), hosts, strict=strict)
     except ExecutionError as error:
-        show(error.responses, output)
+        show(error.responses, given.output)
         bugs = [(_host_of(bug), bug) for bug in error.exceptions]
-        _say(*_explained(bugs), *summary(error.responses, raised=[host for host, _ in bugs]))
+        say(*_explained(bugs), *summary(error.responses, raised=[host for host, _ in bugs]))
         return max(FAILED, exit_code(error.responses))
-    show(responses, output)
+    show(responses, given.output)
     if not responses:
-        _say("No host had anything to run.")
+        say("No host had anything to run.")
         return OK
-    _say(*summary(responses))
+    say(*summary(responses))
     return exit_code(responses)
-
-
-def _say(*lines: str) -> None:
-    for line in lines:
-        click.echo(line, err=True)
-
-
-class _Visible(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        return visible(super().format(record))
-
-
-def _log(level: int) -> None:
-    handler = logging.StreamHandler()
-    handler.setFormatter(_Visible("reemote: %(message)s"))
-    logging.basicConfig(level=level, handlers=[handler])
-    logging.getLogger("asyncssh").setLevel(logging.WARNING)  # it would log commands and what is in them
-
-
-# The run, and its interruption
-
-
-def _run(coroutine: Coroutine[Any, Any, Responses]) -> Responses:
-    try:
-        return asyncio.run(_until_interrupted(coroutine))
-    except asyncio.CancelledError:
-        raise click.Abort from None
-
-
-async def _until_interrupted(coroutine: Coroutine[Any, Any, Responses]) -> Responses:
-    """Run *coroutine*; Ctrl-C and SIGTERM cancel it, so that what it runs on the hosts is ended."""
-    loop, task, asked = asyncio.get_running_loop(), asyncio.current_task(), 0
-    assert task is not None
-
-    def cancel() -> None:
-        if asked > 1:
-            loop.call_later(0.1, task.cancel)  # not before the first one has been felt: two at once are one
-            return
-        task.cancel()
-        _say("Interrupted: ending what runs on the hosts. Once more, to leave without waiting for it.")
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        nonlocal asked
-        asked += 1
-        if asked > 2:
-            raise KeyboardInterrupt  # a deployment may keep the event loop from listening
-        loop.call_soon_threadsafe(cancel)
-
-    with _handling(interrupt):
-        return await coroutine
-
-
-@contextlib.contextmanager
-def _handling(handler: Any) -> Iterator[None]:
-    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)
-
-
-def _set_policy(inventory: Inventory, policy: HostKeys) -> None:
-    for item in inventory.hosts:
-        if "host_keys" not in item.connection.model_fields_set:
-            item.connection.host_keys = policy
 
 
 # The deployment
