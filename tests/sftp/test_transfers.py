@@ -236,16 +236,17 @@ async def test_in_place(way: Way) -> None:
     assert (way.target / "new").read_bytes() == b"shorter"
 
 
-@pytest.mark.parametrize("in_place", [False, True])
 @each_way
-async def test_a_link_is_written_through(way: Way, in_place: bool) -> None:
+async def test_a_link_is_written_through(way: Way) -> None:
     way.plant({"a": b"new"})
-    way.plant_at_target({"real/file": b"old", "link": "real/hop", "real/hop": "../real/file"})
-    (way.target / "real/file").chmod(0o600)
-    assert await way.copy("a", "link", in_place=in_place)
-    expected = {"real": None, "real/file": b"new", "link": "real/hop", "real/hop": "../real/file"}
-    assert grown(way.target) == expected
-    assert mode(way.target / "real/file") == 0o600
+    way.plant_at_target({"real/file": b"", "link": "real/hop", "real/hop": "../real/file"})
+    for in_place in (False, True):
+        (way.target / "real/file").write_bytes(b"old")
+        (way.target / "real/file").chmod(0o600)
+        assert await way.copy("a", "link", in_place=in_place)
+        expected = {"real": None, "real/file": b"new", "link": "real/hop", "real/hop": "../real/file"}
+        assert grown(way.target) == expected
+        assert mode(way.target / "real/file") == 0o600
 
 
 @each_way
@@ -418,15 +419,35 @@ async def test_links_in_the_way_inside_a_directory_are_not_followed(way: Way) ->
     assert grown(way.target) == found
 
 
+@EVERY
 @each_way
-async def test_modes_and_times_are_not_copied_unless_asked_for(way: Way) -> None:
-    way.plant({"top/file": b"x"})
-    (way.source / "top/file").chmod(0o755)
-    os.utime(way.source / "top/file", (OLD_TIME, OLD_TIME))
+async def test_what_is_new_gets_the_mode_less_the_umask(way: Way) -> None:
+    """As with scp(1) and cp(1): programs stay programs, what nobody else may read stays so."""
+    modes = {"top/program": 0o4777, "top/secret": 0o600, "top/plain": 0o664, "top/closed": 0o500, "top/wide": 0o2777}
+    way.plant({"top/program": b"p", "top/secret": b"s", "top/plain": b"", "top/closed/x": b"x", "top/wide/y": b"y"})
+    for name, permissions in modes.items():
+        (way.source / name).chmod(permissions)
+        os.utime(way.source / name, (OLD_TIME, OLD_TIME))
     await way.copy("top", recurse=True)
-    found = (way.target / "top/file").stat()
-    assert mode(way.target / "top/file") == 0o644
-    assert found.st_mtime > OLD_TIME + 1000
+    expected = {"top/program": 0o755, "top/secret": 0o600, "top/plain": 0o644, "top/wide": 0o755}
+    assert {name: oct(mode(way.target / name)) for name in expected} == {n: oct(m) for n, m in expected.items()}
+    assert mode(way.target / "top/closed") & 0o077 == 0, "no one else may more than before"
+    assert (way.target / "top/closed/x").read_bytes() == b"x"
+    assert (way.target / "top/program").stat().st_mtime > OLD_TIME + 1000
+
+
+@each_way
+async def test_what_is_there_keeps_its_mode(way: Way) -> None:
+    way.plant({"top/a": b"new", "top/sub/b": b"new"})
+    for name in ("top/a", "top/sub"):
+        (way.source / name).chmod(0o777)
+    way.plant_at_target({"top/a": b"old", "top/sub/b": b"old"})
+    for name, permissions in {"top/a": 0o600, "top/sub": 0o711, "top/sub/b": 0o640}.items():
+        (way.target / name).chmod(permissions)
+    await way.copy("top", recurse=True)
+    assert mode(way.target / "top/a") == 0o600
+    assert mode(way.target / "top/sub") == 0o711
+    assert mode(way.target / "top/sub/b") == 0o640
 
 
 @EVERY
@@ -542,15 +563,15 @@ async def test_without_patterns_names_are_names(way: Way) -> None:
 # Content
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{"block_size": 1000, "max_requests": 3}, {"block_size": 2**30}, {"max_requests": 1}, {"block_size": 0}],
-)
 @each_way
-async def test_blocks_and_requests(way: Way, options: dict[str, int]) -> None:
-    way.plant({"a": BIG[:300_001]})
-    assert await way.copy("a", "b", **options)
-    assert grown(way.target) == {"b": BIG[:300_001]}
+async def test_blocks_and_requests(way: Way) -> None:
+    content = BIG[:150_001]
+    way.plant({"a": content})
+    for number, options in enumerate(
+        [{"block_size": 1000, "max_requests": 3}, {"block_size": 2**30}, {"max_requests": 1}, {"block_size": 0}]
+    ):
+        assert await way.copy("a", str(number), **options)
+        assert (way.target / str(number)).read_bytes() == content
 
 
 @EVERY
@@ -568,7 +589,9 @@ async def test_holes_stay_holes(way: Way) -> None:
         file.seek(20 * 2**20 - 1)
         assert file.read(8) == b"\0middle\0"
     assert (way.target / "b").stat().st_size == 40 * 2**20
-    assert held(way.target / "b") < 4 * 2**20
+    if way.name != "copy" or way.host.kind not in ("internal-sftp", "sftp-server"):
+        # OpenSSH does not tell where holes are when it copies on the host.
+        assert held(way.target / "b") < 4 * 2**20
 
 
 @each_way

@@ -20,6 +20,9 @@ KEPT = 64 * 1024 * 1024
 GRACE_TERM, GRACE_KILL = 3.0, 2.0
 """Seconds that a process group has to end after SIGTERM, and then after SIGKILL."""
 
+YOUNG = 0.3
+"""Seconds of a command's life in which it may not be able to hear a signal yet."""
+
 DRAIN_QUIET, DRAIN_MOST = 2.0, 20.0
 """Seconds for output after a command's end: of silence, and at the most. Processes that it left in
 the background keep the channel open; what was still on its way must not be lost."""
@@ -155,6 +158,7 @@ class Process:
         self.session = session
         self.channel = channel
         self._deadline = deadline
+        self._started = asyncio.get_running_loop().time()
 
     def record(self) -> Completed:
         """Give the process record so far."""
@@ -229,7 +233,10 @@ class Process:
         SIGTERM, time to clean up, SIGKILL. What a command has put into a session of its own
         (``setsid``, daemons) lives on.
         """
-        for name, grace in (("TERM", GRACE_TERM), ("KILL", GRACE_KILL)):
+        age = asyncio.get_running_loop().time() - self._started
+        # sshd loses a signal that comes before the command's process leads its group.
+        first = [("TERM", YOUNG), ("TERM", GRACE_TERM - YOUNG)] if age < YOUNG else [("TERM", GRACE_TERM)]
+        for name, grace in (*first, ("KILL", GRACE_KILL)):
             if self.session.ended.is_set():
                 break
             try:

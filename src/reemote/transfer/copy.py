@@ -112,6 +112,7 @@ class Copying:
         self.target = target
         self.options = options
         self.changed = False
+        self._left: list[bytes] = []
         self._most = AT_A_TIME if source.is_remote or target.is_remote else 1
         most = min(source.block, target.block)
         self._block = min(options.block_size, most) if options.block_size > 0 else most
@@ -131,8 +132,9 @@ class Copying:
                 for level in reversed(plan.levels()):
                     await drain(level, lambda piece: self._try(piece, self._preserve), self._most)
         except HostError as error:
-            if self.changed:
-                error.changed = True
+            if self._left:
+                error.detail += f"; {', '.join(map(printable, self._left))} may be left there, too"
+            error.changed = self.changed or bool(self._left) or error.changed
             raise
         return self.changed
 
@@ -300,7 +302,14 @@ class Copying:
             wanted = Wanted(attributes.mode, times=_times(attributes))
         async with (
             shared(self.source, piece.source) as source,
-            placed(self.target, piece.target, wanted, in_place=options.in_place, follow=piece.depth == 0) as target,
+            placed(
+                self.target,
+                piece.target,
+                wanted,
+                in_place=options.in_place,
+                follow=piece.depth == 0,
+                left=self._left,
+            ) as target,
         ):
             if await self._copy_within(source, target, attributes.size):
                 progress(attributes.size)

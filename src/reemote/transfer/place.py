@@ -19,6 +19,9 @@ MOST_LINKS = 40
 TIDY = 5.0
 """Seconds to remove what a failed transfer has left, over a new connection if need be."""
 
+LATE = (0.1, 0.2, 0.3, 0.4)
+"""Seconds to wait between looks for a file that a host may still be about to make."""
+
 LONGEST = 255
 """Bytes that a name may have on most file systems (NAME_MAX)."""
 
@@ -64,7 +67,13 @@ async def destination(files: Files, path: Path) -> tuple[bytes, Attributes | Non
 
 @asynccontextmanager
 async def placed(
-    files: Files, path: Path, wanted: Wanted = NOTHING, *, in_place: bool = False, follow: bool = True
+    files: Files,
+    path: Path,
+    wanted: Wanted = NOTHING,
+    *,
+    in_place: bool = False,
+    follow: bool = True,
+    left: list[bytes] | None = None,
 ) -> AsyncIterator[File]:
     """Give a file to fill; at the end of the context it takes the place of what *path* was.
 
@@ -77,6 +86,7 @@ async def placed(
         wanted: What it is to be like.
         in_place: Whether to write into the file itself, so that others may see half of it.
         follow: See *path*.
+        left: Gets the temporary name where the file can neither be removed nor named in a failure.
     """
     name = files.absolute(path)
     if follow:
@@ -91,18 +101,21 @@ async def placed(
         return
     if old is not None and old.is_link:
         old = None
-    temporary_name = temporary(name)
+    temporary_name, is_made = temporary(name), False
     try:
         async with _created(files, temporary_name, name, old, wanted) as file:
+            is_made = True
             await _keep_owner(file, old, wanted, name)
             yield file
             await _finish(file, old, wanted)
             await file.sync()
         await files.replace(temporary_name, name)
     except BaseException as error:
+        is_refused = isinstance(error, HostError) and error.outcome != "unknown"
         if isinstance(error, HostError):
-            error.changed = error.outcome == "unknown"
-        await tidy(temporary_name, _discard(files, temporary_name), error)
+            error.changed = not is_refused
+        if is_made or not is_refused:
+            await tidy(temporary_name, _discard(files, temporary_name, is_made=is_made), error, left)
         raise
 
 
@@ -165,8 +178,10 @@ async def _finish(file: File, old: Attributes | None, wanted: Wanted) -> None:
         await file.set(times=wanted.times)
 
 
-async def tidy(path: bytes, discard: Coroutine[Any, Any, None], error: BaseException) -> None:
-    """Remove what a failed transfer has left at *path*; where that fails too, *error* gets to tell of it."""
+async def tidy(
+    path: bytes, discard: Coroutine[Any, Any, None], error: BaseException, left: list[bytes] | None = None
+) -> None:
+    """Remove what a failed transfer has left at *path*; where that fails too, *error* gets to tell of it, or *left*."""
     removing = asyncio.create_task(discard)
     try:
         async with asyncio.timeout(TIDY):
@@ -177,11 +192,17 @@ async def tidy(path: bytes, discard: Coroutine[Any, Any, None], error: BaseExcep
         if isinstance(error, HostError):
             error.changed = True
             error.detail += f"; {printable(path)} may be left there"
+        elif left is not None:
+            left.append(path)
 
 
-async def _discard(files: Files, name: bytes) -> None:
-    if await files.lookup(name, follow=False) is not None:
-        await files.remove(name)
+async def _discard(files: Files, name: bytes, *, is_made: bool = True) -> None:
+    """Remove a file; one that nobody knows to be made may still come, from a session that was cut."""
+    for pause in (0.0,) if is_made else (0.0, *LATE):
+        await asyncio.sleep(pause)
+        if await files.lookup(name, follow=False) is not None:
+            await files.remove(name)
+            return
 
 
 async def place_link(files: Files, target: bytes, path: bytes) -> bool:
