@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
 from ..core.errors import HostError, SFTPError
@@ -243,7 +243,11 @@ class _Sync:
             unit = next(each for each in _upward(name) if each in numbers)
             return numbers[unit] + name[len(unit) :]
 
-        members = [Member(inside(name), self._here(name), self.here[name]) for name in names]
+        moved = frozenset(units)
+        members = [
+            Member(inside(name), self._here(name), _movable(self.here[name]) if name in moved else self.here[name])
+            for name in names
+        ]
         await self.target.mkdir(place, 0o700)
         try:
             if not await self.target.unpack(place, lambda: self._archive(members)):
@@ -272,6 +276,8 @@ class _Sync:
                 await self.target.set(staged, owner=(owner[0], owner[1]), permissions=new.attributes.mode)
         await self.target.replace(staged, self._there(name))
         self.changed = True
+        if _movable(new) != new:
+            await self.target.set(self._there(name), permissions=new.attributes.mode)
 
     def _archive(self, members: Sequence[Member]) -> AsyncIterator[bytes]:
         done: dict[Member, int] = {}
@@ -306,6 +312,9 @@ class _Sync:
     async def _discard(self, place: bytes) -> None:
         if await self.target.lookup(place, follow=False) is not None:
             tree = await tree_of(self.target, place)
+            for name in sorted(tree):
+                if _movable(tree[name]) != tree[name]:
+                    await self.target.set(posixpath.join(place, name), permissions=0o700)
             await self._remove(place, tree, tree)
             await self.target.rmdir(place)
 
@@ -371,6 +380,14 @@ def _kind(attributes: Attributes) -> str:
 
 def _time(node: Node) -> int | None:
     return None if node.attributes.mtime_ns is None else node.attributes.mtime_ns // 10**9
+
+
+def _movable(node: Node) -> Node:
+    """Let its owner write in a directory: only then it can be moved to another one, or emptied."""
+    attributes = node.attributes
+    if not attributes.is_directory or attributes.mode & 0o700 == 0o700:
+        return node
+    return Node(replace(attributes, permissions=attributes.permissions | 0o700))
 
 
 def _upward(name: bytes) -> list[bytes]:
