@@ -4,68 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 
 from pydantic import Field
 
-from .core.files import (
-    ErrorHandler,
-    Files,
-    LocalPath,
-    LocalPaths,
-    Path,
-    ProgressHandler,
-    RemotePath,
-    RemotePaths,
-    encoded,
-    listed,
-)
+from .core.files import Files, LocalPath, LocalPaths, Path, RemotePath, RemotePaths, encoded, listed
 from .core.host import Host
-from .core.operation import Local
 from .core.response import Response
-from .transfer.copy import Options, copy
+from .sftp.transfers import Transfer
+from .transfer.copy import Options
 from .transfer.local import here
+from .transfer.patterns import is_pattern
 from .transfer.target import one_for_each
 
 
-class _Transfer(Local[None]):
+class _Transfer(Transfer):
     """What all of these have. As scp(1) does today, they use the SFTP protocol."""
 
-    preserve: bool = False
-    """Give the copies exactly the mode, and the times, of what they are copies of."""
-    recurse: bool = False
-    """Copy directories with all that is in them."""
     block_size: int = Field(default=16384, ge=1)
     """Bytes of one request, at the least: more are asked for where the host allows it."""
-    checksum: bool = False
-    """Leave files alone whose content (by SHA-256) is the same, and report ``changed: false`` if all are."""
-    in_place: bool = False
-    """Write into files that are there, instead of replacing each as a whole."""
-    progress_handler: ProgressHandler | None = None
-    """Called with source path, target path, bytes copied and bytes in all after each block of a file."""
-    error_handler: ErrorHandler | None = None
-    """Called with what went wrong with one file, instead of ending the transfer there."""
 
-    async def _copy(
+    def options(self) -> Options:
+        """Follow links, and ask for as much as the host allows."""
+        return replace(super().options(), follow_symlinks=True, block_size=-1)
+
+    async def copied(
         self, source: Files, paths: Sequence[Path] | Path, target: Files, path: Path | None
     ) -> Response[None]:
-        options = Options(
-            preserve=self.preserve,
-            recurse=self.recurse,
-            follow_symlinks=True,
-            checksum=self.checksum,
-            in_place=self.in_place,
-            progress_handler=self.progress_handler,
-            error_handler=self.error_handler,
-        )
-        named = listed(paths)
-        expand = any(set(encoded(each)) & set(b"*?[") for each in named)
-        if expand:
-            named = [each for pattern in named for each in await _expanded(source, pattern)]
-        return Response(value=None, changed=await copy(source, named, target, path, options))
+        """Copy what patterns match, too."""
+        named = [each for pattern in listed(paths) for each in await _expanded(source, pattern)]
+        return await super().copied(source, named, target, path)
 
 
 async def _expanded(source: Files, pattern: Path) -> Sequence[Path]:
     """Read a path as a pattern, unless there is a file of that very name."""
+    if not is_pattern(encoded(pattern)):
+        return [pattern]
     if await source.lookup(pattern, follow=False) is not None:
         return [pattern]
     return await source.glob([pattern])
@@ -86,7 +60,7 @@ class Upload(_Transfer):
     async def perform(self, host: Host) -> Response[None]:
         """Copy."""
         async with host.sftp() as files:
-            return await self._copy(here.get(), self.srcpaths, files, self.dstpath)
+            return await self.copied(here.get(), self.srcpaths, files, self.dstpath)
 
 
 class Download(_Transfer):
@@ -104,7 +78,7 @@ class Download(_Transfer):
         """Copy."""
         local = one_for_each(self.dstpath, host.context.host, self.group)
         async with host.sftp() as files:
-            return await self._copy(files, self.srcpaths, here.get(), local)
+            return await self.copied(files, self.srcpaths, here.get(), local)
 
 
 class Copy(_Transfer):
@@ -129,4 +103,4 @@ class Copy(_Transfer):
             if self.dsthost not in (None, host.context.host):
                 other = await stack.enter_async_context(host.other(str(self.dsthost)))
                 target = await stack.enter_async_context(other.sftp())
-            return await self._copy(source, self.srcpaths, target, path)
+            return await self.copied(source, self.srcpaths, target, path)

@@ -26,7 +26,7 @@ from ..transfer.local import here
 from ..transfer.target import one_for_each
 
 
-class _Transfer(Local[None]):
+class Transfer(Local[None]):
     """What all transfers have: files are copied whole or not at all."""
 
     expands: ClassVar[bool] = False
@@ -37,14 +37,6 @@ class _Transfer(Local[None]):
     gets the mode less the umask, and what is there keeps its own."""
     recurse: bool = False
     """Copy directories with all that is in them."""
-    follow_symlinks: bool = False
-    """Copy what symbolic links lead to, instead of the links."""
-    sparse: bool = True
-    """Leave holes in files as holes; OpenSSH does not tell where they are when it copies on the host."""
-    block_size: int = Field(default=-1, ge=-1)
-    """Bytes of one request; -1 for as many as the host takes."""
-    max_requests: int = Field(default=-1, ge=-1)
-    """Requests that are under way for one file; -1 for as many as the round-trip time asks for."""
     checksum: bool = False
     """Leave files alone whose content (by SHA-256) is the same, and report ``changed: false`` if all are."""
     in_place: bool = False
@@ -59,14 +51,28 @@ class _Transfer(Local[None]):
         names = Options.__dataclass_fields__.keys() & type(self).model_fields.keys()
         return Options(**{name: getattr(self, name) for name in names})
 
-    async def _copy(
+    async def copied(
         self, source: Files, paths: Sequence[Path] | Path, target: Files, path: Path | None
     ) -> Response[None]:
+        """Copy between two file systems, and answer."""
         changed = await copy(source, listed(paths), target, path, self.options(), expand=self.expands)
         return Response(value=None, changed=changed)
 
 
-class Copy(_Transfer):
+class _SftpTransfer(Transfer):
+    """What the transfers of this module have, besides."""
+
+    follow_symlinks: bool = False
+    """Copy what symbolic links lead to, instead of the links."""
+    sparse: bool = True
+    """Leave holes in files as holes; OpenSSH does not tell where they are when it copies on the host."""
+    block_size: int = Field(default=-1, ge=-1)
+    """Bytes of one request; -1 for as many as the host takes."""
+    max_requests: int = Field(default=-1, ge=-1)
+    """Requests that are under way for one file; -1 for as many as the round-trip time asks for."""
+
+
+class Copy(_SftpTransfer):
     """Copy files or directories on the host to another place on it."""
 
     srcpaths: RemotePaths
@@ -79,7 +85,7 @@ class Copy(_Transfer):
     async def perform(self, host: Host) -> Response[None]:
         """Copy."""
         async with host.sftp() as files:
-            return await self._copy(files, self.srcpaths, files, self.dstpath)
+            return await self.copied(files, self.srcpaths, files, self.dstpath)
 
 
 class Mcopy(Copy):
@@ -91,7 +97,7 @@ class Mcopy(Copy):
     """What to copy: a pattern, or several."""
 
 
-class Get(_Transfer):
+class Get(_SftpTransfer):
     """Copy files or directories from the host to this machine.
 
     Where the run has several hosts, ``{host}`` must be in the local path: it stands for the host's name.
@@ -106,7 +112,7 @@ class Get(_Transfer):
         """Copy."""
         local = one_for_each(self.localpath, host.context.host, self.group)
         async with host.sftp() as files:
-            return await self._copy(files, self.remotepaths, here.get(), local)
+            return await self.copied(files, self.remotepaths, here.get(), local)
 
 
 class Mget(Get):
@@ -121,7 +127,7 @@ class Mget(Get):
     """What to copy: a pattern, or several."""
 
 
-class Put(_Transfer):
+class Put(_SftpTransfer):
     """Copy files or directories from this machine to the host.
 
     A file is written beside its place under a temporary name, and renamed when it is whole. It keeps
@@ -138,7 +144,7 @@ class Put(_Transfer):
     async def perform(self, host: Host) -> Response[None]:
         """Copy."""
         async with host.sftp() as files:
-            return await self._copy(here.get(), self.localpaths, files, self.remotepath)
+            return await self.copied(here.get(), self.localpaths, files, self.remotepath)
 
 
 class Mput(Put):

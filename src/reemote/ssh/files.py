@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import posixpath
-import re
-import secrets
-import shlex
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Protocol, Self, TypeVar
 
 import asyncssh
 
-from ..core.errors import ChannelOpenError, ConnectionLost, HostError, NoSpaceLeft, SFTPError
+from ..core.errors import ConnectionLost, HostError, NoSpaceLeft, SFTPError
 from ..core.files import (
     Attributes,
     ClientInfo,
@@ -31,6 +28,8 @@ from ..transfer.patterns import glob
 from ..transfer.pump import digest
 from .errors import run_failure
 from .link import Link
+from .opened import NOT_BELIEVED, SftpFile, attributes_of, settings
+from .probes import Probes
 from .sessions import SftpSession
 
 T = TypeVar("T")
@@ -49,15 +48,10 @@ SMALLEST_BLOCK = 16 * 1024
 
 _MODES = {"read": "rb", "write": "wb", "append": "ab", "create": "xb", "update": "r+b"}
 
-_NOT_BELIEVED: Any = {"kind": "SFTPBadMessage", "outcome": "unknown"}
-
 _SMALL = 1
 """Bytes that an empty file or directory takes, at the least."""
 
 _FULL = ("SFTPNoSpaceOnFilesystem", "SFTPQuotaExceeded")
-
-_TYPES = {b"f": 0o100000, b"d": 0o040000, b"l": 0o120000}
-_SPECIAL = 0o020000
 
 
 class Session(Protocol):
@@ -87,7 +81,7 @@ class SftpFiles:
         self._directory = directory
         self._stack = AsyncExitStack()
         self._sftp: SftpSession | None = None
-        self._runs_commands: bool | None = None
+        self._probes = Probes(session.run)
         self._names = 0
         self._limits: tuple[int, int] = (SMALLEST_BLOCK, SMALLEST_BLOCK)
 
@@ -214,20 +208,20 @@ class SftpFiles:
                 return None
 
         found = await self._ask(ask, name)
-        return None if found is None else _attributes(found)
+        return None if found is None else attributes_of(found)
 
     async def stat(self, path: Path, *, follow: bool = True) -> Attributes:
         """Ask for attributes."""
         name = self.absolute(path)
         ask: Callable[[asyncssh.SFTPClient], Awaitable[asyncssh.SFTPAttrs]]
         ask = (lambda client: client.stat(name)) if follow else (lambda client: client.lstat(name))
-        return _attributes(await self._ask(ask, name))
+        return attributes_of(await self._ask(ask, name))
 
     async def list(self, path: Path) -> list[Entry]:
         """List a directory."""
         name = self.absolute(path)
         if len(name) > LONGEST_PATH:
-            raise SFTPError(f"a path of {len(name)} bytes is too long", **_NOT_BELIEVED)
+            raise SFTPError(f"a path of {len(name)} bytes is too long", **NOT_BELIEVED)
 
         async def scan(client: asyncssh.SFTPClient) -> list[Entry]:
             found: list[Entry] = []
@@ -240,7 +234,7 @@ class SftpFiles:
                 self._names += 1
                 if self._names > MOST_NAMES:
                     raise asyncssh.SFTPBadMessage(f"the host has sent {MOST_NAMES} names, and there are more")
-                found.append(Entry(entry, _attributes(each.attrs), printable(each.longname or b"")))
+                found.append(Entry(entry, attributes_of(each.attrs), printable(each.longname or b"")))
             return found
 
         return await self._ask(scan, name)
@@ -250,7 +244,7 @@ class SftpFiles:
         name = self.absolute(path)
         leads_to = encoded(await self._ask(lambda client: client.readlink(name), name))
         if not leads_to or b"\0" in leads_to:
-            raise SFTPError(f"the host says that {printable(path)} leads nowhere", **_NOT_BELIEVED)
+            raise SFTPError(f"the host says that {printable(path)} leads nowhere", **NOT_BELIEVED)
         return leads_to
 
     async def statvfs(self, path: Path) -> FileSystem:
@@ -341,7 +335,7 @@ class SftpFiles:
         name = self.absolute(path)
         if not follow and not (await self.stat(name, follow=False)).is_link:
             follow = True  # most servers can set attributes only so
-        for attributes in _settings(permissions, owner, times, size):
+        for attributes in settings(permissions, owner, times, size):
             await self._ask(
                 lambda client, attributes=attributes: client.setstat(  # type: ignore[misc]
                     name, attributes, follow_symlinks=follow
@@ -360,7 +354,7 @@ class SftpFiles:
             name,
             needs=0 if mode == "read" else _SMALL,
         )
-        file = SftpFile(self, opened, name)
+        file = SftpFile(opened, name, self.wait)
         try:
             yield file
         except BaseException:
@@ -379,41 +373,18 @@ class SftpFiles:
 
     # What commands of the host do in one round trip
 
-    async def _probe(self, script: str, *arguments: bytes, stdin: Any = None) -> bytes | None:
-        """Run a script of ours and give what it printed; ``None`` where the host cannot run it to its end.
-
-        What the user's start-up files print is told apart by a mark that they cannot know.
-        """
-        await self.release()
-        mark = secrets.token_hex(8)
-        given = "".join(f"{_assigned(f'a{number}', value)}; " for number, value in enumerate(arguments, 1))
-        whole = f"{given}printf %s {mark}; {script}; s=$?; printf %s {mark}; exit $s"
-        try:
-            completed = await self._session.run(shlex.join(["exec", "sh", "-c", whole]), stdin=stdin)
-        except (ChannelOpenError, ConnectionLost):
-            return None  # some hosts have SFTP only; what is wrong else, the next request will tell
-        parts = completed.stdout_bytes.split(mark.encode())
-        self._runs_commands = len(parts) == 3
-        return parts[1] if self._runs_commands and completed.exit_status == 0 else None
-
     async def tree(self, path: Path) -> dict[bytes, Node] | None:
-        """List all that is below a directory, by GNU ``find``."""
-        printed = await self._probe(_FIND, await self.realpath(path))
-        if printed is None or printed[-1:] not in (b"", b"\0"):
-            return None
-        fields = printed.split(b"\0")[:-1]
-        try:
-            return {name: _node(line) for line, name in zip(fields[::2], fields[1::2], strict=True)}
-        except ValueError:
-            return None
+        """List all that is below a directory, where the host can by itself."""
+        place = await self.realpath(path)
+        await self.release()
+        return await self._probes.tree(place)
 
     async def digests(self, paths: Sequence[Path]) -> Sequence[bytes | None]:
-        """Give SHA-256 digests, by ``sha256sum`` where the host has it, else of what is read."""
+        """Give SHA-256 digests, of what is read where the host cannot give them by itself."""
         start = await self.realpath(b".")
         names = [posixpath.join(start, self.absolute(path)) for path in paths]
-        listing = b"".join(name + b"\0" for name in names)
-        printed = await self._probe("xargs -0 sha256sum -- 2>/dev/null; :", stdin=listing)
-        found = _parse_digests(printed or b"")
+        await self.release()
+        found = await self._probes.digests(names)
         return [found.get(name) or await self._read_digest(name) for name in names]
 
     async def _read_digest(self, name: bytes) -> bytes | None:
@@ -424,16 +395,11 @@ class SftpFiles:
             return None
 
     async def unpack(self, path: Path, archive: Callable[[], AsyncIterator[bytes]]) -> bool:
-        """Unpack by the host's ``tar``; the files belong to the user who unpacks them."""
+        """Unpack an archive by the host's ``tar``."""
         place = await self.realpath(path)
-        if self._runs_commands is None:
-            await self._probe(":")
-        if not self._runs_commands:
-            return False
         await self.release()
-        script = f"{_assigned('a1', place)}; {_UNPACK}"
-        completed = await self._session.run(shlex.join(["exec", "sh", "-c", script]), stdin=archive())
-        if completed.exit_status == _NO_TAR:
+        completed = await self._probes.unpack(place, archive())
+        if completed is None:
             return False
         if failure := completed.failure():
             await self._open()
@@ -443,149 +409,5 @@ class SftpFiles:
         return True
 
 
-_NO_TAR = 79
-_UNPACK = f'command -v tar >/dev/null || exit {_NO_TAR}; cd "$a1" || exit {_NO_TAR}; exec tar -xpof -'
-_FIND = r"""cd "$a1" && LC_ALL=C find . -mindepth 1 -printf '%y %m %s %U %G %T@ %l\0%P\0' 2>/dev/null"""
-
-
-class SftpFile:
-    """An open file on a host; see :class:`reemote.core.files.File`."""
-
-    def __init__(self, files: SftpFiles, opened: asyncssh.SFTPClientFile, name: bytes) -> None:
-        self.opened = opened
-        self._files = files
-        self._name = name
-
-    async def ask(self, request: Awaitable[T], *, needs: int = 0) -> T:
-        """Wait for a request; *needs* are the bytes of disk that it takes."""
-        return await self._files.wait(request, self._name, needs=needs)
-
-    async def read(self, size: int, offset: int) -> bytes:
-        """Read; a host may answer with less than was asked for."""
-        data = b""
-        while len(data) < size:
-            more: bytes = await self.ask(self.opened.read(size - len(data), offset + len(data)))
-            if len(more) > size - len(data):
-                raise SFTPError(f"the host sent more of {printable(self._name)} than was asked for", **_NOT_BELIEVED)
-            if not more:
-                break
-            data = data + more if data else more
-        return data
-
-    async def write(self, data: bytes, offset: int) -> None:
-        """Write."""
-        await self.ask(self.opened.write(data, offset), needs=len(data))
-
-    async def data(self, size: int) -> AsyncIterator[tuple[int, int]]:
-        """Give the parts that hold data, where the host can tell."""
-        ranges, end = self.opened.request_ranges(0, size), 0
-        while (found := await self.ask(anext(ranges, None))) is not None:
-            offset, length = found
-            if offset < end or length <= 0 or offset + length > size:
-                raise SFTPError(f"the host sent a wrong map of {printable(self._name)}", **_NOT_BELIEVED)
-            end = offset + length
-            yield offset, length
-
-    async def stat(self) -> Attributes:
-        """Ask for the attributes."""
-        return _attributes(await self.ask(self.opened.stat()))
-
-    async def set(
-        self,
-        *,
-        permissions: int | None = None,
-        owner: tuple[int, int] | None = None,
-        times: Times | None = None,
-        size: int | None = None,
-    ) -> None:
-        """Set attributes."""
-        for attributes in _settings(permissions, owner, times, size):
-            await self.ask(self.opened.setstat(attributes))
-
-    async def sync(self) -> None:
-        """Wait for the disk, where the host has the extension ``fsync@openssh.com``."""
-        try:
-            await self.ask(self.opened.fsync())
-        except SFTPError as error:
-            if error.kind != "SFTPOpUnsupported":
-                raise
-
-    async def close(self, *, quietly: bool = False) -> None:
-        """Close; *quietly* where another failure is under way."""
-        try:
-            await self.ask(self.opened.close())
-        except HostError:
-            if not quietly:
-                raise
-
-
-def _attributes(found: asyncssh.SFTPAttrs) -> Attributes:
-    return Attributes(
-        permissions=found.permissions or 0,
-        size=found.size or 0,
-        uid=found.uid,
-        gid=found.gid,
-        atime_ns=_nanoseconds(found.atime, found.atime_ns),
-        mtime_ns=_nanoseconds(found.mtime, found.mtime_ns),
-        crtime_ns=_nanoseconds(found.crtime, found.crtime_ns),
-    )
-
-
-def _nanoseconds(seconds: float | None, rest: int | None) -> int | None:
-    return None if seconds is None else int(seconds) * 10**9 + (rest or 0)
-
-
-def _settings(
-    permissions: int | None, owner: tuple[int, int] | None, times: Times | None, size: int | None
-) -> list[asyncssh.SFTPAttrs]:
-    """Give the requests that set attributes, in the order in which they do not undo each other."""
-    found = []
-    if size is not None:
-        found.append(asyncssh.SFTPAttrs(size=size))
-    if owner is not None:
-        found.append(asyncssh.SFTPAttrs(uid=owner[0], gid=owner[1]))
-    if permissions is not None:
-        found.append(asyncssh.SFTPAttrs(permissions=permissions))
-    if times is not None:
-        (atime, atime_ns), (mtime, mtime_ns) = (divmod(time, 10**9) for time in times)
-        found.append(asyncssh.SFTPAttrs(atime=atime, atime_ns=atime_ns, mtime=mtime, mtime_ns=mtime_ns))
-    return found
-
-
 def _names(paths: Sequence[bytes]) -> str:
     return " and ".join(map(printable, paths)) or "its files"
-
-
-def _assigned(name: str, value: bytes) -> str:
-    """Write a shell assignment of any bytes, in ASCII."""
-    octal = "".join(f"\\{byte:03o}" for byte in value)
-    return f"{name}=$(printf '{octal}.'); {name}=${{{name}%.}}"  # the dot saves a newline at the end
-
-
-def _node(line: bytes) -> Node:
-    kind, mode, size, uid, gid, time, target = line.split(b" ", 6)
-    seconds, _, fraction = time.partition(b".")
-    return Node(
-        Attributes(
-            permissions=_TYPES.get(kind, _SPECIAL) | int(mode, 8),
-            size=int(size),
-            uid=int(uid),
-            gid=int(gid),
-            mtime_ns=int(seconds) * 10**9 + int(fraction[:9].ljust(9, b"0") or 0),
-        ),
-        target,
-    )
-
-
-def _parse_digests(printed: bytes) -> dict[bytes, bytes]:
-    """Read the lines of ``sha256sum``, which escapes names with a backslash or a newline."""
-    found = {}
-    for line in printed.split(b"\n"):
-        match = re.fullmatch(rb"(\\?)([0-9a-f]{64}) [ *](.*)", line, re.DOTALL)
-        if match is None:
-            continue
-        escaped, digest, name = match.groups()
-        if escaped:
-            name = re.sub(rb"\\(.)", lambda each: {b"n": b"\n", b"r": b"\r"}.get(each[1], each[1]), name)
-        found[name] = bytes.fromhex(digest.decode())
-    return found
