@@ -15,9 +15,9 @@ from ..transfer.sync import Report, sync
 class Sync(Local[Report]):
     """Make a directory on the host equal to a directory of this machine.
 
-    Kinds, contents, symbolic links, modes and the files' times of modification become equal; owners
-    do not: what is new belongs to the user who logs in. A file counts as equal when size and time
-    are; where only the times differ, the contents are compared. New files take their places when all
+    Kinds, contents, symbolic links and modes become equal; owners do not: what is new belongs to the
+    user who logs in. A file counts as equal when size and time are; where only the times differ, the
+    contents are compared. Files that are sent get the times that they have here. New files take their places when all
     of them have arrived. The directory itself is made where it is missing, with those above it.
     """
 

@@ -357,6 +357,10 @@ class SftpFiles:
         file = SftpFile(opened, name, self.wait)
         try:
             yield file
+        except asyncio.CancelledError:
+            if self._sftp is not None:
+                self._sftp.retire()  # its end closes the file; there may be nobody left who would hear an answer
+            raise
         except BaseException:
             await file.close(quietly=True)
             raise

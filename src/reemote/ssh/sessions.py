@@ -29,7 +29,7 @@ WINDOW = 16 * 1024 * 1024
 """Bytes that a host may send ahead on the channel of file transfers. How many are on their way is for
 the transfers to say, by what they ask for."""
 
-GOODBYE = 3.0
+GOODBYE = 1.0
 """Seconds that a host's SFTP server has to end when it is told to."""
 
 

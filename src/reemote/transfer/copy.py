@@ -21,11 +21,12 @@ from ..core.files import (
     printable,
 )
 from .place import Wanted, place_link, placed
-from .pump import drain, pump
+from .pump import Flow, drain, pump
 from .shared import shared
 
-AT_A_TIME = 16
-"""Files and directories that are worked on at the same time where requests travel."""
+AT_A_TIME = 64
+"""Files and directories that are worked on at the same time where requests travel: small files are some
+seven round trips each."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,7 @@ class Copying:
         self.options = options
         self.changed = False
         self._left: list[bytes] = []
+        self._flow = Flow(options.max_requests)
         self._most = AT_A_TIME if source.is_remote or target.is_remote else 1
         most = min(source.block, target.block)
         self._block = min(options.block_size, most) if options.block_size > 0 else most
@@ -322,7 +324,7 @@ class Copying:
                     attributes.size,
                     self._block,
                     sparse=options.sparse,
-                    requests=options.max_requests,
+                    flow=self._flow,
                     progress=progress,
                 )
             if done == 0:

@@ -182,9 +182,11 @@ async def tidy(
     path: bytes, discard: Coroutine[Any, Any, None], error: BaseException, left: list[bytes] | None = None
 ) -> None:
     """Remove what a failed transfer has left at *path*; where that fails too, *error* gets to tell of it, or *left*."""
+    task = asyncio.current_task()
     removing = asyncio.create_task(discard)
     try:
-        async with asyncio.timeout(TIDY):
+        # Who was cancelled twice is to leave at once: nobody may be left who would hear the host's answer.
+        async with asyncio.timeout(TIDY if task is None or task.cancelling() < 2 else 0):
             await asyncio.shield(removing)
     except (HostError, TimeoutError, asyncio.CancelledError):
         removing.cancel()

@@ -75,8 +75,8 @@ async def pump(
     size: int,
     block: int,
     *,
+    flow: Flow,
     sparse: bool = True,
-    requests: int = -1,
     progress: Callable[[int], Any] = lambda _: None,
 ) -> None:
     """Copy *size* bytes from one open file to another.
@@ -86,14 +86,13 @@ async def pump(
         target: Written to; it is empty.
         size: How many bytes, from the beginning; where it is 0, all that can be read.
         block: Bytes of one request.
+        flow: The blocks that may be under way.
         sparse: Whether holes, and blocks of zeros, need not be written.
-        requests: How many requests may be under way, if positive.
         progress: Called with the number of bytes after each block.
     """
     if size == 0:  # also what the files of /proc say
         await _pump_unknown(source, target, block, progress)
         return
-    flow = Flow(requests)
     zeros = bytes(block) if sparse else b""
     written = moved = 0
 

@@ -125,7 +125,7 @@ async def sync(
 ) -> tuple[bool, Report]:
     """Make the directory *remote* equal to the directory *local*.
 
-    Kinds, contents, links, modes, and the files' times of modification become equal; owners do not.
+    Kinds, contents, links and modes become equal, owners do not; what is sent gets its time, too.
 
     Returns:
         Whether something changed, and what.
