@@ -20,7 +20,7 @@ from reemote.core.response import as_json
 from reemote.testing import Fake
 from tests.server.serving import serving
 
-EXAMPLES = 10
+EXAMPLES = 5
 """How many requests are made up for each path and kind of phase."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
@@ -211,7 +212,7 @@ def title(name: str, operation: type[Operation[Any]]) -> str:
     return f"{name.title()}{operation.__name__}".replace("_", "")
 
 
-def described(name: str, operation: type[Operation[Any]], parameters: list[Parameter]) -> Schema:
+def described(name: str, operation: type[Operation[Any]], parameters: Sequence[Parameter]) -> Schema:
     """Describe the parameters of an operation: those of its query, and its body."""
     found: Schema = {"parameters": [_in_query(p) for p in parameters if is_plain(p)]}
     if operation.effect is not Effect.READS:  # browsers cannot send a body with GET
@@ -255,7 +256,8 @@ def _in_query(parameter: Parameter) -> Schema:
     found["description"] = parameter.help
     schema = _inlined(parameter.schema or {})
     as_text = any(kind.get("type") == "string" for kind in _kinds(schema))  # where a text is taken, it is one
-    plain = _without(schema, "null", *(("integer", "number", "boolean") if as_text else ()))
+    others = ("integer", "number", "boolean") if as_text else ()
+    plain = _without(schema, "null", *others, *(("string",) if is_list(parameter) else ()))
     plain.pop("$defs", None)
     found["schema"] = _with_default(parameter, plain)
     if len(parameter.examples) == 1:
@@ -280,7 +282,7 @@ def _with_default(parameter: Parameter, schema: Schema) -> Schema:
     return schema
 
 
-def _body(name: str, operation: type[Operation[Any]], parameters: list[Parameter]) -> Schema:
+def _body(name: str, operation: type[Operation[Any]], parameters: Sequence[Parameter]) -> Schema:
     """Describe the body: all parameters, none of which is needed there."""
     schema: Schema = {
         "title": f"{title(name, operation)}Request",

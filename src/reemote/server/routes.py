@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from functools import cache
 from typing import Any, Literal, TypeVar
 
 from fastapi import APIRouter, Request
@@ -103,6 +104,7 @@ def router(runner: Runner) -> APIRouter:
     return routes
 
 
+@cache
 def answer(name: str, operation: type[Operation[Any]]) -> Any:
     """Give the type of what a request for *operation* is answered with."""
     value: Any = (catalogue.value_type(operation), Field(description=Done.model_fields["value"].description))
@@ -115,20 +117,21 @@ def _is_callable_over_http(operation: type[Operation[Any]]) -> bool:
     return not any(p.required and p.schema is None for p in catalogue.parameters(operation))
 
 
-def accepted(operation: type[Operation[Any]]) -> list[Parameter]:
+@cache
+def accepted(operation: type[Operation[Any]]) -> tuple[Parameter, ...]:
     """Give the parameters that a request for *operation* may have."""
     found = [p for p in catalogue.parameters(operation) if p.schema is not None]
     if not any(p.name == "timeout" for p in found):
         found.append(Parameter.of("timeout", _Limit.model_fields["timeout"]))
-    return found
+    return tuple(found)
 
 
 def _endpoint(
-    name: str, operation: type[Operation[Any]], parameters: list[Parameter], runner: Runner
+    name: str, operation: type[Operation[Any]], parameters: Sequence[Parameter], runner: Runner
 ) -> Callable[..., Awaitable[Response]]:
     """Make the function that answers requests for an operation."""
-    query_model = _query_model(name, operation, parameters)
-    body_model = _body_model(name, operation, parameters)
+    query_model = _query_model(name, operation)
+    body_model = _body_model(name, operation)
 
     async def call(request: Request) -> Response:
         query = _from_query(request, parameters, query_model)
@@ -143,7 +146,7 @@ def _endpoint(
     return call
 
 
-def _from_query(request: Request, parameters: list[Parameter], model: type[BaseModel]) -> dict[str, Any]:
+def _from_query(request: Request, parameters: Sequence[Parameter], model: type[BaseModel]) -> dict[str, Any]:
     """Read the query: texts, which the operation's own fields make values of.
 
     They are checked here, too, since the body may have others that count over them.
@@ -245,7 +248,7 @@ def query_reader(name: str, operation: type[Asked]) -> Callable[..., tuple[Asked
     It takes the request, and what the operation has besides them; it gives the operation and the time limit.
     """
     parameters = accepted(operation)
-    query_model = _query_model(name, operation, parameters)
+    query_model = _query_model(name, operation)
 
     def read(request: Request, **more: Any) -> tuple[Asked, float | None]:
         given = _from_query(request, parameters, query_model)
@@ -265,16 +268,18 @@ def disconnected(request: Request) -> Callable[[], Any]:
     return gone
 
 
-def _query_model(name: str, operation: type[Operation[Any]], parameters: list[Parameter]) -> type[BaseModel]:
+@cache
+def _query_model(name: str, operation: type[Operation[Any]]) -> type[BaseModel]:
     """Make the model of the query: the parameters that can be written there, none of them needed."""
-    fields: dict[str, Any] = {p.name: (_type(p), None) for p in parameters if is_plain(p)}
+    fields: dict[str, Any] = {p.name: (_type(p), None) for p in accepted(operation) if is_plain(p)}
     config = ConfigDict(arbitrary_types_allowed=True, hide_input_in_errors=True)
     return create_model(f"{openapi.title(name, operation)}Query", __config__=config, **fields)
 
 
-def _body_model(name: str, operation: type[Operation[Any]], parameters: list[Parameter]) -> type[BaseModel]:
+@cache
+def _body_model(name: str, operation: type[Operation[Any]]) -> type[BaseModel]:
     """Make the model of the JSON body: all parameters, none of them needed there."""
-    fields: dict[str, Any] = {p.name: (_type(p), None) for p in parameters}
+    fields: dict[str, Any] = {p.name: (_type(p), None) for p in accepted(operation)}
     config = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True, hide_input_in_errors=True)
     return create_model(f"{openapi.title(name, operation)}Body", __config__=config, **fields)
 
