@@ -58,8 +58,9 @@ schemathesis.openapi.format("user-name", strategies.from_regex("[a-z][a-z0-9-]{0
 """
 """What the formats of the document mean: encodings that Python knows, keys that there are, names that
 SASLprep (RFC 4013) lets pass. Requests that give a needed parameter in the body instead of the query are
-left out, since a schema cannot say "either". Requests against rules between parameters are left out: a schema cannot say
-that two go together, where one may be in the query and one in the body. Such a mistake has no place."""
+left out, since a schema cannot say "either". So are requests against rules between parameters: a schema
+cannot say that two go together, where one may be in the query and one in the body. Such a mistake has no
+place."""
 
 CONFIG = """
 [[operations]]
