@@ -403,7 +403,8 @@ async def test_what_is_named_by_dots(way: Way) -> None:
 
 
 @each_way
-async def test_links_in_the_way_inside_a_directory_are_not_followed(way: Way) -> None:
+@pytest.mark.parametrize("in_place", [False, True])
+async def test_links_in_the_way_inside_a_directory_are_not_followed(way: Way, in_place: bool) -> None:
     """Whoever can make links in the target leads nobody to write elsewhere."""
     way.plant({"top/file": b"new", "top/sub/x": b"new"})
     way.plant_at_target({"top/file": "../precious", "precious": b"old", "far": None})
@@ -411,10 +412,10 @@ async def test_links_in_the_way_inside_a_directory_are_not_followed(way: Way) ->
     assert grown(way.target)["precious"] == b"new", "a link that is named itself is written through"
     (way.target / "precious").write_bytes(b"old")
     (way.target / "top/sub").symlink_to("../far")
-    response = await way.fail("top", recurse=True, changed=False)
+    response = await way.fail("top", recurse=True, in_place=in_place, changed=False)
     assert response["detail"] == f"{way.to('top/sub')} is a symbolic link, where a directory is to be"
     (way.target / "top/sub").unlink()
-    assert await way.copy("top", recurse=True)
+    assert await way.copy("top", recurse=True, in_place=in_place)
     found = {"top": None, "top/file": b"new", "top/sub": None, "top/sub/x": b"new", "precious": b"old", "far": None}
     assert grown(way.target) == found
 

@@ -22,6 +22,7 @@ from ..core.response import Response, Responses
 from ..host import Getcontext
 from ..sftp import Get, Put, Report, Sync
 from ..transfer.local import here
+from ..transfer.place import missing
 from ..transfer.target import PLACE, one_for_each
 from .hosts import Given, host_options, log, say
 from .main import OK, Refused
@@ -169,11 +170,7 @@ class _Places:
         files = here.get()
         path = one_for_each(self._local, host, None)
         directory = path.rstrip(b"/") if self._is_directory else posixpath.dirname(path)
-        missing = []
-        while directory and await files.lookup(directory) is None:
-            missing.append(directory)
-            directory = posixpath.dirname(directory)
-        for each in reversed(missing):
+        for each in await missing(files, directory):
             try:
                 await files.mkdir(each)
                 self._made.append(each)

@@ -44,6 +44,11 @@ def printable(path: Path) -> str:
     return encoded(path).decode("utf-8", "backslashreplace")
 
 
+def whole_seconds(nanoseconds: int | None) -> int | None:
+    """Give a time in seconds, which is all that SFTP tells; servers cut off the rest."""
+    return None if nanoseconds is None else nanoseconds // 10**9
+
+
 @dataclass(frozen=True, slots=True)
 class Attributes:
     """What a file system knows of a file."""

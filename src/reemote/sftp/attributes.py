@@ -10,7 +10,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field, model_validator
 
 from ..core.errors import HostError, SFTPError
-from ..core.files import Attributes, Files, Path, Permissions, Times, printable
+from ..core.files import Attributes, Files, Path, Permissions, Times, printable, whole_seconds
 from ..core.operation import Local
 
 Number = Annotated[int, Field(ge=0, le=2**32 - 1)]
@@ -51,10 +51,10 @@ class Asked:
             ("gid", found.gid, self.gid),
             ("size", found.size, self.size),
         ]
-        if self.times is not None:  # SFTP tells whole seconds, and servers cut off the rest
+        if self.times is not None:
             pairs += [
-                ("atime", _whole(found.atime_ns), _whole(self.times[0])),
-                ("mtime", _whole(found.mtime_ns), _whole(self.times[1])),
+                ("atime", whole_seconds(found.atime_ns), whole_seconds(self.times[0])),
+                ("mtime", whole_seconds(found.mtime_ns), whole_seconds(self.times[1])),
             ]
         return [f"{name} is {now}, not {asked}" for name, now, asked in pairs if asked is not None and now != asked]
 
@@ -177,10 +177,6 @@ def nanoseconds(seconds: float) -> int:
     """Give a time in nanoseconds; whole seconds exactly."""
     whole = int(seconds)
     return whole * _SECOND + int((seconds - whole) * _SECOND)
-
-
-def _whole(time: int | None) -> int | None:
-    return None if time is None else time // _SECOND
 
 
 def _octal(mode: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Generic, cast
 
 from pydantic import Field
@@ -19,17 +20,15 @@ from ..core.files import (
     listed,
     printable,
     shown,
+    whole_seconds,
 )
 from ..core.host import Host
 from ..core.operation import Effect, Local
 from ..core.response import Record
-from ..transfer.pump import drain
+from ..transfer.pump import at_once, drain
 from .attributes import kind
 
 T = TypeVar("T")
-
-REQUESTS = 16
-"""Requests that are under way at a time where many files are asked for."""
 
 
 class FileStatus(Record):
@@ -266,9 +265,9 @@ class _Pattern(Question[T], Generic[T]):
     path: RemotePaths = Field(examples=[["/etc/*.conf"]])
     """The pattern, or several: ``*``, ``?`` and ``[...]`` match in one name, ``**`` any directories."""
 
-    async def paths(self, files: Files) -> list[bytes]:
-        """Ask for the paths, and sort them."""
-        return sorted(set(await files.glob(listed(self.path))))
+    async def paths(self, files: Files) -> Sequence[bytes]:
+        """Ask for the paths; they are sorted."""
+        return await files.glob(listed(self.path))
 
     def spelled(self, path: bytes) -> str:
         """Give a path as the patterns were given."""
@@ -301,7 +300,7 @@ class GlobSftpName(_Pattern[list[NamedFile]]):
             if attributes is not None:  # it may be gone meanwhile
                 found[path] = attributes
 
-        await drain(paths, look, min(len(paths), REQUESTS if files.is_remote else 1))
+        await drain(paths, look, at_once(files))
         return [_named(self.spelled(path), found[path], "") for path in paths if path in found]
 
 
@@ -340,17 +339,13 @@ def _seconds(nanoseconds: int | None) -> float | None:
     return None if nanoseconds is None else nanoseconds / 10**9
 
 
-def _whole(nanoseconds: int | None) -> int | None:
-    return None if nanoseconds is None else nanoseconds // 10**9
-
-
 def _status(found: Attributes) -> FileStatus:
     return FileStatus(
         uid=found.uid,
         gid=found.gid,
         permissions=found.permissions & 0o777,
-        atime=_whole(found.atime_ns),
-        mtime=_whole(found.mtime_ns),
+        atime=whole_seconds(found.atime_ns),
+        mtime=whole_seconds(found.mtime_ns),
         size=found.size,
     )
 

@@ -16,7 +16,10 @@ from ..transfer.place import Wanted, placed, tidy
 from ..transfer.pump import drain, in_order
 from .attributes import AttributesAsked, Progress, kind, settle
 from .changes import PathChange
-from .questions import REQUESTS, PathQuestion
+from .questions import PathQuestion
+
+REQUESTS = 16
+"""Blocks of a text that are under way at a time."""
 
 BlockSize = Annotated[int, Field(ge=-1)]
 """Bytes of one request."""
@@ -205,8 +208,7 @@ class Write(AttributesAsked, _Text):
         async def write(start: int) -> None:
             await file.write(data[start : start + block], start)
 
-        if starts:
-            await drain(starts, write, min(len(starts), most if files.is_remote else 1))
+        await drain(starts, write, most if files.is_remote else 1)
 
     def _block(self, files: Files) -> int:
         return min(self.block_size, files.block) if self.block_size > 0 else files.block

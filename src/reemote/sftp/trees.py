@@ -7,11 +7,9 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from ..core.errors import HostError, SFTPError
 from ..core.files import Files, Path, encoded, is_missing, printable
-from ..transfer.pump import drain
+from ..transfer.place import missing
+from ..transfer.pump import at_once, drain
 from .attributes import Asked, Progress, kind, settle
-
-REQUESTS = 16
-"""Requests to remove something that are under way at a time."""
 
 _NEEDED = 0o300
 """What the owner of a directory needs to make others in it."""
@@ -37,27 +35,21 @@ async def make_directories(
         SFTPError: The host refused; something else is in the way; or the directory is there, unless *exist_ok*.
     """
     name = without_slash(path)
-    pending = [name]
-    while above := posixpath.dirname(pending[-1]).rstrip(b"/"):
-        found = await files.lookup(above)
-        if found is None:
-            pending.append(above)
-        elif found.is_directory:
-            break
-        else:
-            raise SFTPError(f"{printable(above)} is {kind(found)}, not a directory", kind="SFTPFailure")
+    pending = [*await missing(files, posixpath.dirname(name)), name]
+    above = posixpath.dirname(pending[0])
+    if above and (found := await files.lookup(above)) is not None and not found.is_directory:
+        raise SFTPError(f"{printable(above)} is {kind(found)}, not a directory", kind="SFTPFailure")
     made: list[bytes] = []
-    while pending:
-        directory = pending.pop()
+    for directory in pending:
         permissions = asked.permissions
-        if pending and permissions is not None:
+        if directory != name and permissions is not None:
             permissions |= _NEEDED
         try:
             await files.mkdir(directory, permissions)
         except HostError as error:
             # Somebody else may have made it meanwhile.
             await _refuse_unless_directory(files, directory, error)
-            if not pending and not exist_ok:
+            if directory == name and not exist_ok:
                 raise SFTPError(f"{printable(path)} exists already", kind="SFTPFailure") from error
         else:
             progress.changed = True
@@ -133,7 +125,6 @@ async def _each(
                     error.detail = f"{error.detail}: {printable(path)}"
                 failures.append(error)
 
-    if paths:
-        await drain(paths, one, min(len(paths), REQUESTS if files.is_remote else 1))
+    await drain(paths, one, at_once(files))
     if failures:
         raise failures[0]

@@ -19,14 +19,11 @@ from ..core.files import (
     Times,
     encoded,
     printable,
+    whole_seconds,
 )
 from .place import Wanted, place_link, placed
-from .pump import Flow, drain, pump
+from .pump import Flow, at_once, drain, pump
 from .shared import shared
-
-AT_A_TIME = 64
-"""Files and directories that are worked on at the same time where requests travel: small files are some
-seven round trips each."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +102,15 @@ async def copy(
     return await copying.carry_out(await copying.plan(await source.glob(paths) if expand else paths, path))
 
 
+async def same_content(source: Files, target: Files, paths: Sequence[tuple[bytes, bytes]]) -> Sequence[bool]:
+    """Tell for pairs of files whether both have the same content; what cannot be read has not."""
+    if not paths:
+        return []
+    ours = await source.digests([one for one, _ in paths])
+    theirs = await target.digests([other for _, other in paths])
+    return [one is not None and one == other for one, other in zip(ours, theirs, strict=True)]
+
+
 class Copying:
     """One copy from one file system to another."""
 
@@ -115,7 +121,7 @@ class Copying:
         self.changed = False
         self._left: list[bytes] = []
         self._flow = Flow(options.max_requests)
-        self._most = AT_A_TIME if source.is_remote or target.is_remote else 1
+        self._most = at_once(source, target)
         most = min(source.block, target.block)
         self._block = min(options.block_size, most) if options.block_size > 0 else most
 
@@ -235,17 +241,15 @@ class Copying:
 
     async def _same(self, pieces: Sequence[Piece]) -> frozenset[Piece]:
         """Find the files whose content is at the target already."""
-        alike = []
-        for piece in pieces:
+        alike: list[Piece] = []
+
+        async def look(piece: Piece) -> None:
             there = await self.target.lookup(piece.target) if piece.attributes.is_file else None
             if there is not None and there.is_file and there.size == piece.attributes.size:
                 alike.append(piece)
-        if not alike:
-            return frozenset()
-        ours = await self.source.digests([piece.source for piece in alike])
-        theirs = await self.target.digests([piece.target for piece in alike])
-        pairs = zip(ours, theirs, strict=True)
-        same = [one is not None and one == other for one, other in pairs]
+
+        await drain(pieces, look, self._most)
+        same = await same_content(self.source, self.target, [(piece.source, piece.target) for piece in alike])
         return frozenset(piece for piece, is_same in zip(alike, same, strict=True) if is_same)
 
     # Copying
@@ -350,7 +354,7 @@ class Copying:
         there = await self.target.stat(piece.target)
         times = _times(piece.attributes)
         mode = piece.attributes.mode if there.mode != piece.attributes.mode else None
-        if times is not None and _seconds(there.mtime_ns) == _seconds(times[1]):
+        if times is not None and whole_seconds(there.mtime_ns) == whole_seconds(times[1]):
             times = None
         if mode is not None or times is not None:
             await self.target.set(piece.target, permissions=mode, times=times)
@@ -361,10 +365,6 @@ def _times(attributes: Attributes) -> Times | None:
     if attributes.mtime_ns is None:
         return None
     return (attributes.mtime_ns if attributes.atime_ns is None else attributes.atime_ns, attributes.mtime_ns)
-
-
-def _seconds(nanoseconds: int | None) -> int | None:
-    return None if nanoseconds is None else nanoseconds // 10**9
 
 
 def _refuse_outside(piece: Piece, leads_to: bytes) -> None:

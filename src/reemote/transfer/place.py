@@ -50,6 +50,15 @@ def temporary(path: bytes) -> bytes:
     return posixpath.join(folder, b"." + name[: LONGEST - 1 - len(mark)] + mark)
 
 
+async def missing(files: Files, directory: bytes) -> list[bytes]:
+    """Give the directories that have to be made for *directory* to be there, each before those in it."""
+    found: list[bytes] = []
+    while directory and await files.lookup(directory) is None:
+        found.insert(0, directory)
+        directory = posixpath.dirname(directory)
+    return found
+
+
 async def destination(files: Files, path: Path) -> tuple[bytes, Attributes | None]:
     """Follow symbolic links to the file that writing to *path* would write to.
 
@@ -84,7 +93,8 @@ async def placed(
         files: The file system.
         path: The file; symbolic links lead to it, if *follow*, and are replaced else.
         wanted: What it is to be like.
-        in_place: Whether to write into the file itself, so that others may see half of it.
+        in_place: Whether to write into the file itself, so that others may see half of it; a link that is
+            not followed is replaced all the same.
         follow: See *path*.
         left: Gets the temporary name where the file can neither be removed nor named in a failure.
     """
@@ -93,14 +103,14 @@ async def placed(
         name, old = await destination(files, path)
     else:
         old = await files.lookup(name, follow=False)
-    if in_place or (old is not None and not (old.is_file or old.is_link)):
+    if old is not None and old.is_link:
+        in_place, old = False, None  # it is not to be followed, so that there is nothing to write into
+    if in_place or (old is not None and not old.is_file):
         async with _opened_in_place(files, name, wanted) as file:
             yield file
             if old is None or old.is_file:  # a device has nothing to wait for
                 await file.sync()
         return
-    if old is not None and old.is_link:
-        old = None
     temporary_name, is_made = temporary(name), False
     try:
         async with _created(files, temporary_name, name, old, wanted) as file:

@@ -9,10 +9,11 @@ import weakref
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
+from itertools import chain, islice
 from typing import Any, TypeVar
 
 from ..core.errors import SFTPError
-from ..core.files import File
+from ..core.files import File, Files
 
 T = TypeVar("T")
 
@@ -25,6 +26,11 @@ FEWEST, MOST = 12, 64
 
 EXTRA = 64
 """Blocks under way in all, besides the one that each transfer may always have: 16 MiB."""
+
+
+AT_ONCE = 64
+"""Requests for something other than blocks that are under way at a time, and files of a copy: a small file
+is some seven round trips."""
 
 
 class _Reserve:
@@ -135,6 +141,11 @@ async def _pump_unknown(source: File, target: File, block: int, progress: Callab
         progress(len(data))
 
 
+def at_once(*files: Files) -> int:
+    """Answer how many small requests should be under way at a time: many where they travel."""
+    return AT_ONCE if any(each.is_remote for each in files) else 1
+
+
 async def drain(items: Iterable[T], work: Callable[[T], Coroutine[Any, Any, None]], most: int) -> None:
     """Do *work* for all *items*, up to *most* at a time; the first failure ends the others.
 
@@ -143,10 +154,10 @@ async def drain(items: Iterable[T], work: Callable[[T], Coroutine[Any, Any, None
     source = iter(items)
     failure: BaseException | None = None
 
-    async def serve() -> None:
+    async def serve(first: T) -> None:
         nonlocal failure
         try:
-            for item in source:
+            for item in chain((first,), source):
                 if failure is not None:
                     return
                 await work(item)
@@ -154,7 +165,9 @@ async def drain(items: Iterable[T], work: Callable[[T], Coroutine[Any, Any, None
             failure = failure or error
             raise
 
-    workers = [asyncio.create_task(serve()) for _ in range(most)]
+    workers = [asyncio.create_task(serve(first)) for first in islice(source, most)]
+    if not workers:
+        return
     try:
         await asyncio.wait(workers, return_when=asyncio.FIRST_EXCEPTION)
     finally:

@@ -9,20 +9,17 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
 from ..core.errors import HostError, SFTPError
-from ..core.files import Attributes, Files, Node, Path, ProgressHandler, encoded, printable, shown
+from ..core.files import Attributes, Files, Node, Path, ProgressHandler, encoded, printable, shown, whole_seconds
 from ..core.response import Record
-from .copy import AT_A_TIME, Copying, Options, Piece, Plan
-from .place import temporary, tidy
-from .pump import drain
+from .copy import Copying, Options, Piece, Plan, same_content
+from .place import missing, temporary, tidy
+from .pump import at_once, drain
 from .tar import Member, archive
 
 Tree = Mapping[bytes, Node]
 
 FEWEST = 3
 """Things that are worth an archive; fewer are sent one by one."""
-
-RENAMES = 64
-"""Requests to rename that are under way at a time."""
 
 
 class Report(Record):
@@ -76,7 +73,7 @@ def compare(here: Tree, there: Tree, *, delete: bool, checksum: bool) -> Differe
                 found.send.append(name)
         elif ours.attributes.is_file and ours.attributes.size != theirs.attributes.size:
             found.send.append(name)
-        elif ours.attributes.is_file and (checksum or _time(ours) != _time(theirs)):
+        elif ours.attributes.is_file and (checksum or _mtime(ours) != _mtime(theirs)):
             found.doubtful.append(name)
         elif ours.attributes.mode != theirs.attributes.mode:
             found.modes.append(name)
@@ -143,6 +140,7 @@ class _Sync:
         self.source, self.local = source, encoded(local)
         self.target, self.remote = target, encoded(remote).rstrip(b"/") or b"/"
         self.progress_handler = progress_handler
+        self._most = at_once(target)
         self.changed = False
         self.here: Tree = {}
         self.there: Tree = {}
@@ -159,16 +157,15 @@ class _Sync:
         there = self.there = without(everything, exclude)
         todo = compare(self.here, there, delete=delete, checksum=checksum)
         await self._settle(todo, there)
-        self._refuse_obstacles(todo, everything, there, delete=delete)
+        first = self._in_the_way(todo, everything, there, delete=delete)
         todo.remove = _removable(todo.remove, everything, there)
         try:
-            await self._carry_out(todo, everything, top, is_new=is_new)
+            await self._carry_out(todo, first, everything, top, is_new=is_new)
         except HostError as error:
             if self.changed:
                 error.changed = True
             raise
-        obstacles = frozenset(todo.obstacles)
-        gone = [name for name in there if name not in self.here and _is_below(name, obstacles)]
+        gone = [name for name in first if name not in self.here]
         return self.changed, Report(
             added=[shown(name) for name in todo.send if name not in there],
             changed=[shown(name) for name in sorted({*todo.send, *todo.modes} & there.keys())],
@@ -184,49 +181,50 @@ class _Sync:
 
     async def _settle(self, todo: Differences, there: Tree) -> None:
         """Compare the contents of which the times say nothing."""
-        if not todo.doubtful:
-            return
-        ours = await self.source.digests([self._here(name) for name in todo.doubtful])
-        theirs = await self.target.digests([self._there(name) for name in todo.doubtful])
-        for name, one, other in zip(todo.doubtful, ours, theirs, strict=True):
-            if one is None or one != other:
+        pairs = [(self._here(name), self._there(name)) for name in todo.doubtful]
+        same = await same_content(self.source, self.target, pairs)
+        for name, is_same in zip(todo.doubtful, same, strict=True):
+            if not is_same:
                 todo.send.append(name)
             elif self.here[name].attributes.mode != there[name].attributes.mode:
                 todo.modes.append(name)
         todo.send.sort()
 
-    def _refuse_obstacles(self, todo: Differences, everything: Tree, there: Tree, *, delete: bool) -> None:
-        """Refuse to remove directories that are in the way, unless that was asked for, and all in them may go."""
-        for name in todo.obstacles:
-            below = [other for other in everything if other.startswith(name + b"/")]
-            if below and not (delete and all(other in there for other in below)):
+    def _in_the_way(self, todo: Differences, everything: Tree, there: Tree, *, delete: bool) -> list[bytes]:
+        """Find all that has to go first; refuse where something is in it that nobody said may go.
+
+        Raises:
+            SFTPError: A directory that is not empty is in the way.
+        """
+        tops = frozenset(todo.obstacles)
+        found = [name for name in everything if _is_below(name, tops)]
+        for name in found:
+            if name not in tops and not (delete and name in there):
+                top = next(each for each in _upward(name) if each in tops)
                 raise SFTPError(
-                    f"{printable(self._there(name))} is a directory that is not empty, where something else is to "
+                    f"{printable(self._there(top))} is a directory that is not empty, where something else is to "
                     "be: delete=True removes it, unless an exclude pattern keeps something in it",
                     kind="SFTPFailure",
                     outcome="not_started",
                 )
+        return found
 
     # Doing it
 
-    async def _carry_out(self, todo: Differences, everything: Tree, top: Attributes, *, is_new: bool) -> None:
-        obstacles = [name for name in everything if _is_below(name, frozenset(todo.obstacles))]
-        gone = frozenset(obstacles)
-        await self._remove(self.remote, obstacles, everything)
+    async def _carry_out(
+        self, todo: Differences, first: Sequence[bytes], everything: Tree, top: Attributes, *, is_new: bool
+    ) -> None:
+        await self._remove(self.remote, first, everything)
         if is_new:
             await self._make_parents()
         if not (len(todo.send) >= FEWEST and await self._send_archive(todo.send, top, is_new=is_new)):
             await self._send_each(todo.send, top, is_new=is_new)
-        await drain(todo.modes, self._set_mode, RENAMES)
+        await drain(todo.modes, self._set_mode, self._most)
+        gone = frozenset(first)
         await self._remove(self.remote, [name for name in todo.remove if name not in gone], everything)
 
     async def _make_parents(self) -> None:
-        missing: list[bytes] = []
-        parent = posixpath.dirname(self.remote)
-        while parent and await self.target.lookup(parent) is None:
-            missing.append(parent)
-            parent = posixpath.dirname(parent)
-        for name in reversed(missing):
+        for name in await missing(self.target, posixpath.dirname(self.remote)):
             await self.target.mkdir(name)
             self.changed = True
 
@@ -258,7 +256,7 @@ class _Sync:
                 await self.target.rename(place, self.remote)
                 self.changed = True
             else:
-                await drain(units, lambda name: self._move(posixpath.join(place, numbers[name]), name), RENAMES)
+                await drain(units, lambda name: self._move(posixpath.join(place, numbers[name]), name), self._most)
                 await self.target.rmdir(place)
         except BaseException as error:
             if isinstance(error, HostError):
@@ -336,9 +334,9 @@ class _Sync:
             await self.target.rmdir(posixpath.join(top, name))
             self.changed = self.changed or top == self.remote
 
-        await drain(files, remove, RENAMES)
+        await drain(files, remove, self._most)
         for depth in sorted(folders, reverse=True):
-            await drain(folders[depth], rmdir, RENAMES)
+            await drain(folders[depth], rmdir, self._most)
 
     def _here(self, name: bytes) -> bytes:
         return posixpath.join(self.local, name)
@@ -366,7 +364,7 @@ async def tree_of(files: Files, path: Path) -> dict[bytes, Node]:
 
     while level:
         following: list[bytes] = []
-        await drain(level, look, AT_A_TIME if files.is_remote else 1)
+        await drain(level, look, at_once(files))
         level = following
     return tree
 
@@ -378,8 +376,8 @@ def _kind(attributes: Attributes) -> str:
     return "file" if attributes.is_file else "link" if attributes.is_link else ""
 
 
-def _time(node: Node) -> int | None:
-    return None if node.attributes.mtime_ns is None else node.attributes.mtime_ns // 10**9
+def _mtime(node: Node) -> int | None:
+    return whole_seconds(node.attributes.mtime_ns)
 
 
 def _movable(node: Node) -> Node:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..core.errors import SFTPError
-from ..core.files import Files, Node, printable, shown
+from ..core.files import Files, Node, printable, shown, whole_seconds
 from .pump import in_order
 from .shared import shared
 
@@ -72,7 +72,7 @@ async def _content(files: Files, member: Member, size: int) -> AsyncGenerator[by
 def _header(member: Member) -> bytes:
     attributes = member.node.attributes
     info = tarfile.TarInfo(shown(member.name))
-    info.mode, info.mtime = attributes.mode, (attributes.mtime_ns or 0) // 10**9
+    info.mode, info.mtime = attributes.mode, whole_seconds(attributes.mtime_ns) or 0
     if attributes.is_directory:
         info.type = tarfile.DIRTYPE
     elif attributes.is_link:
