@@ -263,15 +263,12 @@ async def test_strict_raises_at_the_yield(fleet: Fleet) -> None:
 
 
 async def test_privileges_that_cannot_be_had_are_an_error(fleet: Fleet) -> None:
-    if fleet.kind == "fake":
+    if fleet.kind in ("fake", "sandbox"):
         fleet.script("id", "uid=0\n")
-        return
+        return  # there is nobody to refuse them, or it is the user of the tests who has them
     for response in await fleet.execute(lambda: Shell(cmd="id", sudo=True)):
-        assert (response["value"], response["outcome"], response["changed"]) == (
-            "PrivilegeDenied",
-            "not_started",
-            False,
-        )
+        assert response["value"] in ("PasswordRequired", "PrivilegeDenied")
+        assert (response["outcome"], response["changed"]) == ("not_started", False)
 
 
 async def test_a_run_that_is_out_of_time_tells_of_each_host(fleet: Fleet) -> None:

@@ -30,6 +30,7 @@ FRONT = [
     "Authentication", "Command", "Completed", "Connection", "Context", "Effect", "ExecutionError", "HostError",
     "Inventory", "InventoryItem", "Local", "Pool", "ReemoteError", "Remote", "Response", "Responses", "Session",
     "Steps", "run", "step",
+    "stream",
 ]  # fmt: skip
 
 
@@ -122,6 +123,10 @@ def test_the_signature_of_execute() -> None:
         ("strict", "KEYWORD_ONLY", False),
         ("timeout", "KEYWORD_ONLY", None),
         ("limit", "KEYWORD_ONLY", None),
+        ("host_timeout", "KEYWORD_ONLY", None),
+        ("step_timeout", "KEYWORD_ONLY", None),
+        ("dry_run", "KEYWORD_ONLY", False),
+        ("on_event", "KEYWORD_ONLY", None),
     ]
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .core.response import Response as Response
     from .core.response import Responses as Responses
     from .execute import run as run
+    from .execute import stream as stream
     from .ssh.pool import Pool as Pool
 
 _HOME = {
@@ -38,7 +39,7 @@ _HOME = {
     "core.operation": ("Effect", "Local", "Steps", "step"),
     "core.remote": ("Command", "Remote"),
     "core.response": ("Completed", "Response", "Responses"),
-    "execute": ("run",),
+    "execute": ("run", "stream"),
     "ssh.pool": ("Pool",),
 }
 _WHERE = {name: module for module, names in _HOME.items() for name in names}
@@ -64,6 +65,7 @@ __all__ = [
     "Steps",
     "run",
     "step",
+    "stream",
 ]
 
 logging.getLogger("reemote").addHandler(logging.NullHandler())

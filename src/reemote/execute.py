@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
-from .core.engine import Deployment, complaint
+from .core.engine import Deployment, Rules, complaint
 from .core.errors import Cancelled, DeploymentError, ExecutionError, Outcome
+from .core.events import Emit, Event, HostFinished, HostStarted, Place, RunFinished, RunStarted, place
 from .core.host import Host, Scope, Transport, scope
 from .core.inventory import Inventory, InventoryItem
+from .core.listening import Events, Listener, Telling
 from .core.response import Response, Responses
 from .ssh.pool import Pool, loop_pool
 
-__all__ = ["Pool", "execute", "run"]
+__all__ = ["Pool", "execute", "run", "stream"]
 
 InventorySource = Inventory | Mapping[str, Any] | str | os.PathLike[str]
 
@@ -28,6 +32,10 @@ async def execute(
     strict: bool = False,
     timeout: float | None = None,
     limit: str | Sequence[str] | None = None,
+    host_timeout: float | None = None,
+    step_timeout: float | None = None,
+    dry_run: bool = False,
+    on_event: Listener | None = None,
 ) -> Responses:
     """Run a deployment on all hosts of an inventory at the same time.
 
@@ -46,6 +54,14 @@ async def execute(
         limit: Which hosts: names of hosts and groups and globs over both, separated by commas.
             ``web,db`` are the hosts of both, ``&prod`` keeps those that are in ``prod`` too, and
             ``!web03`` leaves hosts out; see :meth:`Inventory.select` for the exact rules.
+        host_timeout: Seconds for each host, from its turn on; then as with *timeout*.
+        step_timeout: Seconds for each operation; one that takes longer is ended and fails with
+            ``CommandTimeout``, and the deployment goes on.
+        dry_run: Whether nothing is to be changed: operations that read are carried out, the others
+            answer what they would do, or with ``skipped: true`` where nobody can say.
+        on_event: Told of each event of the run (see :mod:`reemote.events`), one after the other: a
+            coroutine function in the event loop, a plain function in a thread of its own. The hosts
+            do not wait for it; events that it has no time for are dropped, see ``EventsDropped``.
 
     Returns:
         The responses in inventory order, one for each host; none for a host that ran nothing
@@ -57,23 +73,55 @@ async def execute(
         DeploymentError: The factory cannot be called, or returns nothing that can run.
         ExecutionError: The deployment's own code raised on some hosts. It is an
             ``ExceptionGroup`` with one exception for each; the other hosts have finished, and
-            ``.responses`` has their responses.
+            ``.responses`` has their responses. What *on_event* raised comes in the same way.
     """
-    whole = Inventory.of(inventory)
-    items = whole.select(limit)
-    if concurrency is not None and not (type(concurrency) is int and concurrency > 0):
-        raise ValueError(f"concurrency is a number of hosts, 1 or more, not {concurrency!r}")
-    if timeout is not None and not timeout > 0:
-        raise ValueError(f"timeout must be more than 0 seconds, not {timeout!r}")
-    deployments = _make(factory, len(items))
-    transport = pool if pool is not None else cast(Transport, await loop_pool())
-    most = min(concurrency or len(items), transport.prepare(items)) if items else 1
-    places = asyncio.Semaphore(most)
-    runs = [_Run(item, step, strict=strict) for item, step in zip(items, deployments, strict=True)]
-    what = Scope(whole, items)
-    tasks = [asyncio.create_task(run.run(transport, what, places, concurrency)) for run in runs]
-    await _wait_for(tasks, timeout)
-    return _collect(runs, tasks, timeout)
+    work = _prepare(factory, inventory, limit, concurrency, strict, timeout, host_timeout, step_timeout, dry_run)
+    if on_event is None:
+        return await work.run(pool, None)
+    telling = Telling(on_event)
+    try:
+        responses = await work.run(pool, telling.events.emit)
+    finally:
+        await telling.close()
+    if telling.error is not None:
+        raise ExecutionError("on_event raised; the hosts are done", [telling.error], responses)
+    return responses
+
+
+async def stream(
+    factory: Callable[[], Any],
+    inventory: InventorySource,
+    *,
+    pool: Transport | None = None,
+    concurrency: int | None = None,
+    strict: bool = False,
+    timeout: float | None = None,
+    limit: str | Sequence[str] | None = None,
+    host_timeout: float | None = None,
+    step_timeout: float | None = None,
+    dry_run: bool = False,
+) -> AsyncGenerator[Event, None]:
+    """Run a deployment as :func:`execute` does, and give the events of the run as they happen.
+
+    The last event, ``RunFinished``, has the responses. Who takes the events slowly misses some of them
+    (see ``EventsDropped``), and holds no host up. Closing the generator, as leaving ``async with
+    aclosing(stream(...))`` does, cancels the run.
+
+    Raises:
+        ReemoteError: What :func:`execute` raises: at once where nothing can run, or after the last event.
+    """
+    work = _prepare(factory, inventory, limit, concurrency, strict, timeout, host_timeout, step_timeout, dry_run)
+    events = Events()
+    task = asyncio.create_task(work.run(pool, events.emit))
+    task.add_done_callback(lambda _: events.end())
+    try:
+        while batch := await events.next(1):
+            yield batch[0]
+        await task
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.wait([task])
 
 
 def run(
@@ -85,6 +133,10 @@ def run(
     strict: bool = False,
     timeout: float | None = None,
     limit: str | Sequence[str] | None = None,
+    host_timeout: float | None = None,
+    step_timeout: float | None = None,
+    dry_run: bool = False,
+    on_event: Listener | None = None,
 ) -> Responses:
     """Run a deployment from a program that has no event loop: ``execute()``, with its arguments.
 
@@ -94,7 +146,19 @@ def run(
     if _loop_is_running():
         raise RuntimeError("an event loop is running here: use 'await execute(...)' instead of 'run(...)'")
     return asyncio.run(
-        execute(factory, inventory, pool=pool, concurrency=concurrency, strict=strict, timeout=timeout, limit=limit)
+        execute(
+            factory,
+            inventory,
+            pool=pool,
+            concurrency=concurrency,
+            strict=strict,
+            timeout=timeout,
+            limit=limit,
+            host_timeout=host_timeout,
+            step_timeout=step_timeout,
+            dry_run=dry_run,
+            on_event=on_event,
+        )
     )
 
 
@@ -124,47 +188,145 @@ def _make(factory: Callable[[], Any], number: int) -> list[Any]:
     return deployments
 
 
+@dataclass(frozen=True)
+class _Work:
+    """What a run is to do."""
+
+    scope: Scope
+    deployments: Sequence[Any]
+    rules: Rules
+    concurrency: int | None
+    timeout: float | None
+    host_timeout: float | None
+
+    async def run(self, pool: Transport | None, emit: Emit | None) -> Responses:
+        """Do it; a cancellation ends what runs, and goes on when the responses have been told."""
+        items, start = self.scope.items, time.perf_counter()
+        transport = pool if pool is not None else cast(Transport, await loop_pool())
+        most = min(self.concurrency or len(items), transport.prepare(items)) if items else 1
+        tell = emit or _nobody
+        rules = replace(self.rules, emit=emit)
+        runs = [
+            _Run(item, step, rules, self.host_timeout, tell) for item, step in zip(items, self.deployments, strict=True)
+        ]
+        tell(RunStarted(hosts=tuple(item.host for item in items)))
+        places = asyncio.Semaphore(most)
+        tasks = [asyncio.create_task(run.run(transport, self.scope, places, self.concurrency)) for run in runs]
+        cancelled, why = True, ""
+        try:
+            cancelled = await _wait_for(tasks, self.timeout)
+            why = f"the run's {self.timeout:g} s had passed" if self.timeout else ""
+        finally:
+            responses, errors = _collect(runs, tasks, why)
+            seconds = time.perf_counter() - start
+            tell(RunFinished(responses=responses, cancelled=cancelled, seconds=seconds))
+        if errors:
+            raise ExecutionError(f"the deployment raised on {len(errors)} of {len(runs)} hosts", errors, responses)
+        return responses
+
+
+def _nobody(_: Event) -> None:
+    """Listen to nothing."""
+
+
+def _prepare(
+    factory: Callable[[], Any],
+    inventory: InventorySource,
+    limit: str | Sequence[str] | None,
+    concurrency: int | None,
+    strict: bool,
+    timeout: float | None,
+    host_timeout: float | None,
+    step_timeout: float | None,
+    dry_run: bool,
+) -> _Work:
+    """Check what was asked for, and make a deployment for each host."""
+    whole = Inventory.of(inventory)
+    items = whole.select(limit)
+    if concurrency is not None and not (type(concurrency) is int and concurrency > 0):
+        raise ValueError(f"concurrency is a number of hosts, 1 or more, not {concurrency!r}")
+    for name, seconds in (("timeout", timeout), ("host_timeout", host_timeout), ("step_timeout", step_timeout)):
+        if seconds is not None and not seconds > 0:
+            raise ValueError(f"{name} must be more than 0 seconds, not {seconds!r}")
+    return _Work(
+        scope=Scope(whole, items),
+        deployments=_make(factory, len(items)),
+        rules=Rules(strict=strict, dry_run=dry_run, step_timeout=step_timeout),
+        concurrency=concurrency,
+        timeout=timeout,
+        host_timeout=host_timeout,
+    )
+
+
 class _Run:
     """A deployment on one host, from its turn to its response."""
 
-    def __init__(self, item: InventoryItem, step: Any, *, strict: bool) -> None:
+    def __init__(self, item: InventoryItem, step: Any, rules: Rules, timeout: float | None, tell: Emit) -> None:
         self.item = item
         self.step = step
-        self.strict = strict
+        self.rules = rules
+        self.timeout = timeout
+        self.tell = tell
         self.host: Host | None = None
         self.deployment: Deployment | None = None
 
     async def run(self, transport: Transport, what: Scope, places: asyncio.Semaphore, limit: int | None) -> Response:
         """Wait for a place and run; what the deployment's code raises names the host."""
         scope.set(what)  # the task's own context: it ends with the run
+        place.set(Place(self.rules.emit, self.item.host, 0) if self.rules.emit else None)
+        start, response, failure = time.perf_counter(), None, None
         try:
-            async with places, transport.host(self.item, limit=limit) as self.host:
-                self.deployment = Deployment(self.host, strict=self.strict)
-                return await self.deployment.run(self.step)
+            async with places:
+                start = time.perf_counter()
+                self.tell(HostStarted(host=self.item.host))
+                response = await self._within_time(transport, limit)
+        except asyncio.CancelledError:
+            response = self.cancelled()
+            raise
         except Exception as error:
+            failure = error
             error.add_note(f"on host {self.item.host}")
             raise
+        finally:
+            seconds = time.perf_counter() - start
+            host = self.item.host
+            self.tell(HostFinished(host=host, response=response or None, error=failure, seconds=seconds))
+        return response
 
-    def cancelled(self, seconds: float | None) -> Response:
-        """Make the response of a host that was not done in time."""
+    async def _within_time(self, transport: Transport, limit: int | None) -> Response:
+        try:
+            async with asyncio.timeout(self.timeout) as clock, transport.host(self.item, limit=limit) as self.host:
+                self.deployment = Deployment(self.host, self.rules)
+                return await self.deployment.run(self.step)
+        except TimeoutError:
+            if not clock.expired():
+                raise
+            return self.cancelled(f"its {self.timeout:g} s had passed")
+
+    def cancelled(self, when: str = "") -> Response:
+        """Make the response of a host that was not done *when* it was ended."""
         record = self.host.interrupted if self.host is not None else None
         state = "was not done" if self.host is not None else "had not begun"
-        detail = f"the host {state} when the run's {seconds:g} s had passed" if seconds else "the run was cancelled"
+        detail = f"the host {state} when {when}" if when else "the run was cancelled"
         changed = self.deployment is not None and self.deployment.changed
         outcome: Outcome = "unknown" if changed or record is not None else "not_started"
         return Response.of_failure(Cancelled(detail, outcome=outcome, completed=record), self.item.host)
 
 
-async def _wait_for(tasks: list[asyncio.Task[Response]], timeout: float | None) -> None:
-    """Wait until all tasks are done; at a timeout, and when cancelled, end them first."""
+async def _wait_for(tasks: list[asyncio.Task[Response]], timeout: float | None) -> bool:
+    """Wait until all tasks are done; at a timeout, and when cancelled, end them first.
+
+    Answers whether some had to be ended.
+    """
     if not tasks:
-        return
+        return False
     try:
         _, pending = await asyncio.wait(tasks, timeout=timeout)
     except asyncio.CancelledError:
         await _cancel(tasks)
         raise
     await _cancel(list(pending))
+    return bool(pending)
 
 
 async def _cancel(tasks: list[asyncio.Task[Response]]) -> None:
@@ -181,17 +343,16 @@ async def _cancel(tasks: list[asyncio.Task[Response]]) -> None:
         raise
 
 
-def _collect(runs: list[_Run], tasks: list[asyncio.Task[Response]], timeout: float | None) -> Responses:
+def _collect(runs: list[_Run], tasks: list[asyncio.Task[Response]], why: str) -> tuple[Responses, list[Exception]]:
+    """Give the responses of the hosts, *why* those were ended that were not done, and what deployments raised."""
     responses, errors = Responses(), []
     for run, task in zip(runs, tasks, strict=True):
         if task.cancelled():
-            responses.append(run.cancelled(timeout))
+            responses.append(run.cancelled(why))
         elif (error := task.exception()) is not None:
             if not isinstance(error, Exception):
                 raise error
             errors.append(error)
         elif response := task.result():
             responses.append(response)
-    if errors:
-        raise ExecutionError(f"the deployment raised on {len(errors)} of {len(runs)} hosts", errors, responses)
-    return responses
+    return responses, errors

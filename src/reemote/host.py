@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+import shlex
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic.config import JsonDict
 
+from .core import remote
 from .core.context import Context
+from .core.files import LocalPath
 from .core.host import Host
 from .core.operation import Effect
-from .core.remote import Command, Remote
 from .core.response import Completed
 
 # What the functions below refuse, for those who read the schema.
@@ -24,12 +26,28 @@ _VARIABLES: JsonDict = {
 # Linux passes one argument of at most 128 KiB (MAX_ARG_STRLEN, execve(2)), and a command is one.
 _LONGEST = 128 * 1024 - 1
 
+_MOST = 2**40
+"""Bytes of an output that one may ask to keep."""
+
 
 def _command(value: str) -> str:
     if "\0" in value:
         raise ValueError("a command cannot contain a NUL character")
     if len(value.encode()) > _LONGEST:
         raise ValueError("a command can have 131,071 bytes at most: give a longer script on stdin, to 'sh -s'")
+    return value
+
+
+def _argument(value: str) -> str:
+    if "\0" in value:
+        raise ValueError("an argument cannot contain a NUL character")
+    return value
+
+
+def _arguments(value: list[str]) -> list[str]:
+    if not value[0]:
+        raise ValueError("the first argument names the program")
+    _command(shlex.join(value))
     return value
 
 
@@ -48,18 +66,17 @@ def _variables(value: dict[str, str]) -> dict[str, str]:
     return value
 
 
-class Shell(Command[Completed]):
-    """Run a shell command on the host.
+def _bytes_or_path(value: Any) -> Any:
+    """Read digits as a number of bytes: what a query has is text."""
+    return int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value
 
-    The value is its record. An exit status other than 0 is no error unless ``check`` is set; the
-    command's standard input is empty unless ``stdin`` is given. A process that it leaves in the
-    background does not hold up the answer for longer than two seconds of silence.
-    """
 
-    cmd: Annotated[str, AfterValidator(_command)] = Field(
-        min_length=1, json_schema_extra={**_NO_NUL, "maxLength": _LONGEST}, examples=["uname -a"]
-    )
-    """The command, as the login shell of the user is to read it."""
+_Kept = Annotated[int, Field(ge=1, le=_MOST)]
+
+
+class _Process(remote.Command[Completed]):
+    """What all operations have that run one process."""
+
     env: Annotated[dict[str, str], AfterValidator(_variables)] = Field(
         default_factory=dict, json_schema_extra=_VARIABLES, examples=[{"LANG": "C.UTF-8"}]
     )
@@ -72,25 +89,69 @@ class Shell(Command[Completed]):
     """Seconds until the command and its process group are killed."""
     check: bool = False
     """Whether an exit status other than 0 is an error."""
+    output: Annotated[_Kept | LocalPath | None, BeforeValidator(_bytes_or_path)] = None
+    """Bytes that are kept of each output stream, the beginning and the end, 64 MiB by default; or the path
+    of a file of this machine that gets standard output as it comes, with ``{host}`` for the host's name."""
+    kill_on_disconnect: bool = False
+    """Whether the host itself ends the command when the connection is lost; by default it runs on."""
 
-    def to_shell(self) -> str:
-        """Give the command as it was written."""
-        return self.cmd
+    def _command(self) -> str | list[str]:
+        return self.to_shell()
 
     async def perform(self, host: Host) -> Completed:
         """Run the command."""
+        more = {name: value for name in ("output", "kill_on_disconnect") if (value := getattr(self, name))}
         return await host.run(
-            self.cmd,
+            self._command(),
             env=self.env,
             cwd=self.cwd,
             stdin=self.stdin,
             timeout=self.timeout,
             check=self.check,
+            **more,
             **self.run_options(),
         )
 
 
-class Getcontext(Remote[Context]):
+class Shell(_Process):
+    """Run a shell command on the host.
+
+    The value is its record. An exit status other than 0 is no error unless ``check`` is set; the
+    command's standard input is empty unless ``stdin`` is given. A process that it leaves in the
+    background does not hold up the answer for longer than two seconds of silence.
+    """
+
+    cmd: Annotated[str, AfterValidator(_command)] = Field(
+        min_length=1, json_schema_extra={**_NO_NUL, "maxLength": _LONGEST}, examples=["uname -a"]
+    )
+    """The command, as the login shell of the user is to read it."""
+
+    def to_shell(self) -> str:
+        """Give the command as it was written."""
+        return self.cmd
+
+
+class Command(_Process):
+    """Run a program on the host without a shell.
+
+    The value is its record. Each argument reaches the program as it is. With ``sudo``, it is this
+    program that sudo has to allow, and no shell.
+    """
+
+    argv: Annotated[list[Annotated[str, AfterValidator(_argument)]], AfterValidator(_arguments)] = Field(
+        min_length=1, examples=[["/usr/bin/id", "-u"]]
+    )
+    """The program and its arguments."""
+
+    def to_shell(self) -> str:
+        """Write the program and its arguments as a shell would have to read them."""
+        return shlex.join(self.argv)
+
+    def _command(self) -> list[str]:
+        return self.argv
+
+
+class Getcontext(remote.Remote[Context]):
     """Get the context of the host: its entry in the inventory."""
 
     effect = Effect.READS

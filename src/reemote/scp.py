@@ -59,7 +59,7 @@ class Upload(_Transfer):
 
     async def perform(self, host: Host) -> Response[None]:
         """Copy."""
-        async with host.sftp() as files:
+        async with host.sftp(**self.privileges()) as files:
             return await self.copied(here.get(), self.srcpaths, files, self.dstpath)
 
 
@@ -77,7 +77,7 @@ class Download(_Transfer):
     async def perform(self, host: Host) -> Response[None]:
         """Copy."""
         local = one_for_each(self.dstpath, host.context.host, self.group)
-        async with host.sftp() as files:
+        async with host.sftp(**self.privileges()) as files:
             return await self.copied(files, self.srcpaths, here.get(), local)
 
 
@@ -99,8 +99,8 @@ class Copy(_Transfer):
         """Copy."""
         path = self.dstpath if self.dsthost is None else one_for_each(self.dstpath, host.context.host, self.group)
         async with AsyncExitStack() as stack:
-            source = target = await stack.enter_async_context(host.sftp())
+            source = target = await stack.enter_async_context(host.sftp(**self.privileges()))
             if self.dsthost not in (None, host.context.host):
                 other = await stack.enter_async_context(host.other(str(self.dsthost)))
-                target = await stack.enter_async_context(other.sftp())
+                target = await stack.enter_async_context(other.sftp(**self.privileges()))
             return await self.copied(source, self.srcpaths, target, path)

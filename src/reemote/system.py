@@ -28,6 +28,10 @@ class Return(Local[T], Generic[T]):
         changed = running.get().changed if self.changed is None else self.changed
         return Response(value=self.value, changed=changed)
 
+    async def predict(self, host: Host) -> Response[T]:
+        """Make the response: it changes nothing on the host."""
+        return await self.perform(host)
+
 
 class Callback(Local[Any]):
     """Call a Python function with the host's context, and answer with what it returns."""

@@ -69,7 +69,7 @@ async def test_model_as_in_the_tutorial() -> None:
 
 
 def test_a_class_with_a_model_has_its_fields_and_the_common_ones() -> None:
-    assert set(Greet.model_fields) == {"name", "group", "sudo", "su", "connection", "session"}
+    assert set(Greet.model_fields) == {"name", "group", "sudo", "su", "sudo_user", "connection", "session"}
     assert Greet.model_fields["name"].description == "The name of the person to greet"
     assert Greet.Model is GreetRequest
     assert issubclass(Greet, GreetRequest)
@@ -423,7 +423,7 @@ async def test_shell_hands_all_its_arguments_to_the_host() -> None:
     fake = Fake("web1")
     fake.on("x")
     arguments: dict[str, Any] = {
-        "env": {"A": "1"}, "cwd": "/tmp", "stdin": b"in", "timeout": 5.0, "check": True, "sudo": True, "su": True,
+        "env": {"A": "1"}, "cwd": "/tmp", "stdin": b"in", "timeout": 5.0, "check": True, "sudo": True, "su": False,
         "connection": {"port": 1}, "session": {"term_type": "xterm"},
     }  # fmt: skip
     await execute(lambda: Shell(cmd="x", **arguments), inventory=fake.inventory, pool=fake)

@@ -15,7 +15,8 @@ import pytest
 from reemote import sftp
 from reemote.core.catalogue import operations, parameters, summary, value_type
 from reemote.core.errors import ConnectionRefused
-from reemote.core.operation import Effect, Local, Operation
+from reemote.core.operation import Effect, Operation
+from reemote.core.remote import Privileged
 from tests.server.inprocess import Served, client, served
 
 NULL: Any = None
@@ -118,7 +119,7 @@ def test_the_contract_is_kept(name: str) -> None:
     operation = FOUND[name]
     assert operation is getattr(sftp, name)
     assert name in sftp.__all__
-    assert issubclass(operation, Local)
+    assert issubclass(operation, Privileged)
     assert (METHODS[operation.effect], operation.route) == (method, route)
     found = {p.name: NEEDED if p.required else p.default for p in parameters(operation)}
     assert {key: found[key] for key in expected} == expected

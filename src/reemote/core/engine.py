@@ -8,25 +8,47 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Sequence
+import itertools
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from types import AsyncGeneratorType
 from typing import Any, cast
 
-from .errors import DeploymentError, HostError
+from .errors import CommandTimeout, DeploymentError, HostError
+from .events import Emit, Place, StepFinished, StepStarted, place
 from .host import Host
 from .operation import Effect, Operation, running
 from .response import Completed, Response, leaves
 
 
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How the steps of a run are carried out."""
+
+    strict: bool = False
+    """Whether each step that fails raises."""
+    dry_run: bool = False
+    """Whether steps only say what they would change."""
+    step_timeout: float | None = None
+    """Seconds for each operation."""
+    emit: Emit | None = None
+    """Takes the events of the run, if anybody listens."""
+
+
+_DEFAULT = Rules()
+
+
 class Deployment:
     """One ``execute`` in progress on one host: what its steps have answered so far."""
 
-    __slots__ = ("changed", "host", "item", "last", "ran", "strict")
+    __slots__ = ("changed", "host", "item", "last", "numbers", "ran", "rules")
 
-    def __init__(self, host: Host, *, strict: bool = False) -> None:
+    def __init__(self, host: Host, rules: Rules = _DEFAULT, numbers: Iterator[int] | None = None) -> None:
         self.host = host
         self.item = host.context.inventory_item
-        self.strict = strict
+        self.rules = rules
+        self.numbers = itertools.count(1) if numbers is None else numbers
         self.last: Response | None = None
         self.changed = False
         self.ran = False
@@ -53,18 +75,13 @@ class Deployment:
         """Carry out *step*: an operation, an object with ``execute``, or a list of those."""
         if isinstance(step, list | tuple):
             return await self._at_the_same_time(step)
+        if isinstance(step, Operation) and not self.item.is_in(step.group):
+            return Response()
         try:
-            if isinstance(step, Operation):
-                if not self.item.is_in(step.group):
-                    return Response()
-                if type(step).execute is Operation.execute:
-                    response = await self._perform(step)
-                else:
-                    response = await self._compose(step)
-            elif problem := complaint(step):
-                raise DeploymentError(problem)
+            if self.rules.emit is None:
+                response = await self._one(step)
             else:
-                response = await self._compose(step)
+                response = await self._told(step, self.rules.emit)
         except HostError as error:
             self.ran = True
             self.last = error.response or Response.of_failure(error, self.item.host)
@@ -76,30 +93,79 @@ class Deployment:
             self.changed = self.changed or response["changed"]
         return response
 
+    async def _one(self, step: Any) -> Response:
+        """Carry out one step that is for this host."""
+        if isinstance(step, Operation):
+            if type(step).execute is Operation.execute or self._is_predicted(step):
+                return await self._perform(step)
+        elif problem := complaint(step):
+            raise DeploymentError(problem)
+        return await self._compose(step)
+
+    async def _told(self, step: Any, emit: Emit) -> Response:
+        """Carry out one step, and tell of its beginning and its end."""
+        host, number, above = self.item.host, next(self.numbers), place.get()
+        name = getattr(step, "name", None)
+        name = name if name and isinstance(name, str) else type(step).__name__
+        parent = above.step if above and above.step else None
+        emit(StepStarted(host=host, step=number, parent=parent, name=name, operation=step))
+        start, response = time.perf_counter(), None
+        token = place.set(Place(emit, host, number))
+        try:
+            response = await self._one(step)
+        except HostError as error:
+            response = error.response or Response.of_failure(error, host)
+            raise
+        finally:
+            place.reset(token)
+            seconds = time.perf_counter() - start
+            emit(StepFinished(host=host, step=number, name=name, response=response or None, seconds=seconds))
+        return response
+
+    def _is_predicted(self, operation: Operation[Any]) -> bool:
+        """Whether the operation says itself what it would do, in a dry run."""
+        return self.rules.dry_run and type(operation).predict is not Operation.predict
+
+    async def _answer(self, operation: Operation[Any]) -> Any:
+        """Carry out an operation within its time; in a dry run, have it say what it would do."""
+        predicts = self.rules.dry_run and operation.effect is not Effect.READS
+        work = operation.predict if predicts else operation.perform
+        if (seconds := self.rules.step_timeout) is None:
+            return await work(self.host)
+        before = self.host.interrupted
+        try:
+            async with asyncio.timeout(seconds) as limit:
+                return await work(self.host)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+        record = self.host.interrupted if self.host.interrupted is not before else None
+        raise CommandTimeout(f"the step was not done within {seconds:g} s and was ended", completed=record)
+
     async def _perform(self, operation: Operation[Any]) -> Response:
         host = self.item.connection.host
         reads = operation.effect is Effect.READS
         try:
-            answer = await operation.perform(self.host)
+            answer = await self._answer(operation)
         except HostError as error:
             if error.response is not None:
                 raise
             response = Response.of_failure(error, host, reads=reads)
-            if self.strict:
+            if self.rules.strict:
                 raise response.to_error() from error
             return response
         if type(answer) is Response:
             response = self._whole(answer, changed=not reads)
-            if self.strict:
+            if self.rules.strict:
                 response.raise_for_error()
             return response
-        if self.strict and isinstance(answer, Completed) and (failure := answer.failure()):
+        if self.rules.strict and isinstance(answer, Completed) and (failure := answer.failure()):
             raise Response.of_failure(failure, host, reads=reads).to_error()
         return Response(host=host, value=answer, changed=not reads, error=False)
 
     async def _compose(self, step: Any) -> Response:
         """Run a composite; its response is what it returns, else its last step's."""
-        inner = Deployment(self.host, strict=self.strict)
+        inner = Deployment(self.host, self.rules, self.numbers)
         token = running.set(inner)
         try:
             made = step.execute()

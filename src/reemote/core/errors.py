@@ -187,6 +187,24 @@ class PrivilegeDenied(HostError):
     outcome: Outcome = "not_started"
 
 
+class PasswordRequired(PrivilegeDenied):
+    """sudo or su asks for a password, and none is known."""
+
+
+class PasswordRejected(PrivilegeDenied):
+    """sudo or su does not accept the password."""
+
+
+class TerminalRequired(PrivilegeDenied):
+    """sudo or su works on a terminal only, and the command cannot run on one."""
+
+
+class SecretNotFound(HostError):
+    """A password is not where the inventory says."""
+
+    outcome: Outcome = "not_started"
+
+
 class Cancelled(HostError):
     """The run was cancelled before the host was done."""
 

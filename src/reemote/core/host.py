@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from .context import Context
-from .files import Files
+from .files import Files, Path
 from .inventory import Inventory, InventoryItem
 from .response import Completed
+from .secrets import LookUp
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class Scope:
     """The whole inventory, with hosts that this run leaves out."""
     items: Sequence[InventoryItem]
     """The hosts of this run."""
+    secrets: LookUp = field(default_factory=LookUp, repr=False, compare=False)
+    """The secrets that its hosts have needed so far."""
 
 
 scope: ContextVar[Scope] = ContextVar("reemote_scope")
@@ -41,7 +44,7 @@ class Host(Protocol):
 
     async def run(
         self,
-        command: str,
+        command: str | Sequence[str],
         *,
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
@@ -52,28 +55,41 @@ class Host(Protocol):
         su: bool = False,
         connection: Mapping[str, Any] | None = None,
         session: Mapping[str, Any] | None = None,
+        sudo_user: str | None = None,
+        output: int | Path | None = None,
+        kill_on_disconnect: bool = False,
     ) -> Completed:
-        """Run a shell command on the host and wait for its end.
+        """Run a command on the host and wait for its end.
 
         Args:
-            command: The command, for the login shell of the user.
+            command: The command, for the login shell of the user; or a program and its arguments, which no
+                shell is to read.
             env: Variables to set for it.
             cwd: The directory to run it in.
             stdin: What it reads from standard input, whole or piece by piece; nothing by default.
             timeout: Seconds until its process group is killed.
             check: Whether a non-zero exit status raises.
             sudo: Whether to run it with sudo.
-            su: Whether to run it with su.
+            su: Whether to run it with su, as the inventory's ``su_user``.
             connection: Connection options for this command only, over the inventory's.
             session: Session options for this command only, over the inventory's.
+            sudo_user: The user to become with sudo, over the inventory's.
+            output: Bytes that are kept of each stream (64 MiB by default), or the file of this machine
+                that takes standard output as it comes; ``{host}`` in its path is the host's name.
+            kill_on_disconnect: Whether the host ends the command when the connection is lost.
 
         Raises:
-            HostError: No connection, a connection lost, a command not ended in time,
-                or, with *check*, one that failed.
+            HostError: No connection, a connection lost, privileges not to be had, a command not ended
+                in time, or, with *check*, one that failed.
         """
 
-    def sftp(self) -> AbstractAsyncContextManager[Files]:
-        """Give the host's files; relative paths lead from where logins start, or from where ``chdir`` went."""
+    def sftp(
+        self, *, sudo: bool = False, su: bool = False, sudo_user: str | None = None
+    ) -> AbstractAsyncContextManager[Files]:
+        """Give the host's files, with the same privileges as in :meth:`run`.
+
+        Relative paths lead from where logins start, or from where ``chdir`` went.
+        """
 
     def other(self, name: str) -> AbstractAsyncContextManager[Host]:
         """Give another host of the same inventory.

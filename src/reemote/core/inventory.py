@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -110,12 +111,26 @@ class Session(_Options):
         def __init__(self, **options: Any) -> None: ...
 
 
+def _user_name(value: str) -> str:
+    if not re.fullmatch(r"[^\s:/\0-][^\s:/\0]*", value):
+        raise ValueError("a user's name has no spaces, colons and slashes, and does not begin with a hyphen")
+    return value
+
+
+UserName = Annotated[
+    str, AfterValidator(_user_name), Field(json_schema_extra={"pattern": r"^[^\s:/\u0000-][^\s:/\u0000]*$"})
+]
+"""The name of a user on a host."""
+
+
 class Authentication(_Model):
-    """Who to become on a host."""
+    """Who to become on a host. A password may be a reference, see :mod:`reemote.core.secrets`."""
 
     sudo_password: Secret = None
     """The password that sudo asks for."""
-    su_user: str | None = None
+    sudo_user: UserName | None = None
+    """The user that sudo changes to; root by default."""
+    su_user: UserName | None = None
     """The user that su changes to; root by default."""
     su_password: Secret = None
     """The password of that user."""

@@ -44,7 +44,7 @@ class Effect(StrEnum):
     """It brings about a state, and changes something only where the state is another."""
 
 
-RESERVED = frozenset({"Model", "effect", "route", "kwargs", "common_kwargs", "perform", "execute"})
+RESERVED = frozenset({"Model", "effect", "route", "kwargs", "common_kwargs", "perform", "predict", "execute"})
 """Names that parameters cannot have, besides those of pydantic's models."""
 
 
@@ -129,6 +129,15 @@ class Operation(BaseModel, Generic[T], metaclass=OperationMeta):
         """
         raise NotImplementedError(f"{type(self).__name__} overrides neither perform nor execute")
 
+    async def predict(self, host: Host) -> T | Response[T]:
+        """Say what :meth:`perform` or :meth:`execute` would do on *host*, and change nothing: for a dry run.
+
+        Answers as :meth:`perform` does, with the ``changed`` that is to be expected; a key ``diff`` may
+        hold a unified diff. By default the operation is ``skipped``. Operations that only read are
+        performed instead; the steps of :meth:`execute` are predicted one by one unless this is overridden.
+        """
+        return skipped()
+
     def execute(self) -> Any:
         """Give the steps that this operation is made of.
 
@@ -140,6 +149,11 @@ class Operation(BaseModel, Generic[T], metaclass=OperationMeta):
     def __await__(self) -> Generator[Any, None, Response[T]]:
         """Run as a step of the deployment that awaits it."""
         return step(self).__await__()
+
+
+def skipped(value: Any = None) -> Response[Any]:
+    """Make the response of a step that a dry run leaves out, since nothing tells what it would do."""
+    return Response(value=value, changed=False, skipped=True)
 
 
 _CORE = __name__.rpartition(".")[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, NotRequired, get_type_hints
 
 from pydantic_core import to_json
 from typing_extensions import TypedDict, TypeVar
@@ -20,10 +20,15 @@ class Record(dict[str, Any]):
     It *is* a dict, so ``json.dumps`` takes it.
     """
 
+    _sometimes: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    """Keys that are there only when there is something to say, and their types."""
+
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
         """Describe the record to pydantic as the dictionary that it is."""
-        return handler(TypedDict(cls.__name__, get_type_hints(cls)))  # type: ignore[operator]
+        keys = {name: hint for name, hint in get_type_hints(cls).items() if name != "_sometimes"}
+        keys |= {name: NotRequired[hint] for name, hint in cls._sometimes.items()}
+        return handler(TypedDict(cls.__name__, keys))  # type: ignore[operator]
 
     if not TYPE_CHECKING:  # a checker is to know the declared keys, and no others
 
@@ -35,7 +40,11 @@ class Record(dict[str, Any]):
 
 
 class Completed(Record):
-    r"""A command that ran on a host. Its keys are always these seven, in this order.
+    r"""A command that ran on a host. Its keys are these seven, in this order.
+
+    Only where there is more to say, there are more. ``truncated`` is true where not all output was kept;
+    then ``stdout_size`` and ``stderr_size`` are the bytes that the command wrote. ``pty`` is true where sudo
+    or su needed a terminal: standard error is part of ``stdout`` then.
 
     The texts are UTF-8; bytes that are not show as ``\xff`` escapes (``backslashreplace``).
     :attr:`stdout_bytes` and :attr:`stderr_bytes` are the exact bytes.
@@ -53,6 +62,8 @@ class Completed(Record):
     stdout: str
     stderr: str
 
+    _sometimes = MappingProxyType({"truncated": bool, "stdout_size": int, "stderr_size": int, "pty": bool})
+
     def __init__(
         self,
         *,
@@ -64,6 +75,8 @@ class Completed(Record):
         stdout: str | bytes = "",
         stderr: str | bytes = "",
         encoding: str = "utf-8",
+        sizes: tuple[int, int] | None = None,
+        pty: bool = False,
     ) -> None:
         super().__init__(
             command=command,
@@ -74,6 +87,10 @@ class Completed(Record):
             stdout=stdout if isinstance(stdout, str) else stdout.decode(encoding, "backslashreplace"),
             stderr=stderr if isinstance(stderr, str) else stderr.decode(encoding, "backslashreplace"),
         )
+        if sizes is not None:
+            self.update(truncated=True, stdout_size=sizes[0], stderr_size=sizes[1])
+        if pty:
+            self["pty"] = True
         self._bytes = {"stdout": stdout, "stderr": stderr}
 
     def _exact(self, stream: str) -> bytes:
@@ -137,7 +154,8 @@ class Response(Record, Generic[T]):
     """The outcome of one step on one host.
 
     Its keys are ``host``, ``value``, ``changed`` and ``error``; when ``error`` is true also
-    ``detail``, ``outcome`` and, where a command had started, ``completed``.
+    ``detail``, ``outcome`` and, where a command had started, ``completed``. In a dry run there may be
+    ``skipped``, true for a step of which nobody can say what it would do, and ``diff``.
     A response without any key is false: the step is not for this host and did not run.
     """
 
@@ -167,6 +185,16 @@ class Response(Record, Generic[T]):
     def outcome(self) -> str:
         """Whether the step may have taken effect: ``not_started``, ``completed`` or ``unknown``."""
         return str(self.get("outcome", "completed" if self else "not_started"))
+
+    @property
+    def skipped(self) -> bool:
+        """Whether a dry run left the step out."""
+        return bool(self.get("skipped", False))
+
+    @property
+    def diff(self) -> str:
+        """What a dry run would change in a file, as a unified diff; empty where that is not known."""
+        return str(self.get("diff", ""))
 
     @property
     def completed(self) -> Completed | None:

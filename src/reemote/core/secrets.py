@@ -1,17 +1,38 @@
-"""Values that never show: which names are secret, and how they are masked."""
+"""Values that never show: which names are secret, where they come from, and how they are masked.
+
+A secret may be a reference to where it is kept: ``env:NAME`` is a variable of the environment,
+``file:PATH`` a file, and ``cmd:COMMAND`` what a command of this machine prints; the newline at the end
+does not count. It is looked up when it is first needed. A secret that begins like one of these itself
+is written as ``pass:SECRET``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import asyncio
+import logging
+import os
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, SecretStr
 
-NAMES = frozenset({"password", "passphrase", "sudo_password", "su_password"})
+from .errors import SecretNotFound
+
+NAMES = frozenset({"password", "passphrase", "sudo_password", "su_password", "pkcs11_pin"})
 """The options whose values are secret."""
 
 MASK = "**********"
+
+SHORTEST = 4
+"""Characters of a secret that is looked for in log entries; a shorter one would be found everywhere."""
+
+PATIENCE = 60.0
+"""Seconds that a command has to print a secret."""
+
+_known: set[str] = set()
 
 
 def _conceal(value: Any) -> SecretStr | None:
@@ -28,7 +49,127 @@ Secret = Annotated[str | SecretStr | None, BeforeValidator(_conceal)]
 
 def reveal(value: Any) -> Any:
     """Give the plain value of a secret, for the one place that must send it."""
-    return value.get_secret_value() if isinstance(value, SecretStr) else value
+    if not isinstance(value, SecretStr):
+        return value
+    plain = value.get_secret_value()
+    if not is_reference(plain):
+        _remember(plain)
+    return plain
+
+
+def is_reference(text: str) -> bool:
+    """Whether a secret is a reference, or marked as none."""
+    return text.startswith((*_SOURCES, "pass:"))
+
+
+def resolve(text: str) -> str:
+    """Give the secret that *text* is or refers to; it may block while a command runs.
+
+    Raises:
+        SecretNotFound: It is not where the reference says.
+    """
+    kind, colon, rest = text.partition(":")
+    if colon and f"{kind}:" in _SOURCES:
+        text = _SOURCES[f"{kind}:"](rest)
+    elif colon and kind == "pass":
+        text = rest
+    _remember(text)
+    return text
+
+
+class LookUp:
+    """Looks secrets up, each reference once."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, asyncio.Task[str]] = {}
+
+    async def get(self, secret: SecretStr | str | None) -> str | None:
+        """Give the plain secret, wherever it is kept; a command that prints it does not hold up other tasks.
+
+        Raises:
+            SecretNotFound: It is not where the reference says.
+        """
+        if secret is None:
+            return None
+        text = secret.get_secret_value() if isinstance(secret, SecretStr) else secret
+        if not is_reference(text):
+            return resolve(text)
+        if text not in self._found:
+            self._found[text] = asyncio.create_task(asyncio.to_thread(resolve, text))
+        try:
+            return await asyncio.shield(self._found[text])
+        except SecretNotFound as error:
+            raise SecretNotFound(error.detail) from None  # each host has an exception of its own
+
+
+def _from_environment(name: str) -> str:
+    if name not in os.environ:
+        raise SecretNotFound(f"the secret env:{name}: there is no such variable in the environment")
+    return os.environ[name]
+
+
+def _from_file(path: str) -> str:
+    try:
+        return _without_newline(Path(path).expanduser().read_text(encoding="utf-8"))
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise SecretNotFound(f"the secret file:{path}: {reason}") from None
+
+
+def _from_command(command: str) -> str:
+    try:
+        done = subprocess.run(  # noqa: S602 - the operator's own command, as in the inventory
+            command, shell=True, check=True, stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE
+        )
+        return _without_newline(done.stdout.decode())
+    except subprocess.CalledProcessError as error:
+        said = error.stderr.decode(errors="backslashreplace").rstrip().rpartition("\n")[2]
+        ending = f"exit status {error.returncode}" if error.returncode >= 0 else f"signal {-error.returncode}"
+        raise SecretNotFound(f"the secret cmd:{command}: {ending}" + (f": {said}" if said else "")) from None
+    except subprocess.TimeoutExpired:
+        raise SecretNotFound(f"the secret cmd:{command}: it did not end within {PATIENCE:g} s") from None
+    except (OSError, ValueError):
+        raise SecretNotFound(f"the secret cmd:{command}: it cannot be run, or prints no UTF-8 text") from None
+
+
+def _without_newline(text: str) -> str:
+    return text.removesuffix("\n").removesuffix("\r")
+
+
+_SOURCES: Mapping[str, Callable[[str], str]] = {
+    "env:": _from_environment,
+    "file:": _from_file,
+    "cmd:": _from_command,
+}
+
+
+def _remember(secret: str) -> None:
+    """Keep a secret, so that it can be masked where it should not have got to."""
+    if len(secret) >= SHORTEST:
+        _known.add(secret)
+
+
+def scrub(text: str) -> str:
+    """Mask the secrets in *text* that were used in this process."""
+    for secret in sorted(_known, key=len, reverse=True):
+        if secret in text:
+            text = text.replace(secret, MASK)
+    return text
+
+
+class Scrubber(logging.Filter):
+    """Masks in log entries the secrets that were used in this process."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let the entry pass, without secrets."""
+        text = record.getMessage()
+        if (clean := scrub(text)) != text:
+            record.msg, record.args = clean, None
+        if record.exc_info and not record.exc_text:
+            trace = logging.Formatter().formatException(record.exc_info)
+            if (clean := scrub(trace)) != trace:
+                record.exc_text = clean
+        return True
 
 
 def masked(options: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -18,7 +18,8 @@ from ..core.errors import SFTPError
 from ..core.files import File, Files, Permissions, RemotePath, printable
 from ..core.host import Host
 from ..core.inventory import Inventory
-from ..core.operation import Effect, Local
+from ..core.operation import Effect
+from ..core.remote import Privileged
 from ..core.response import Response as HostResponse
 from ..core.response import as_json
 from ..sftp.attributes import Number, kind
@@ -40,7 +41,7 @@ NAME = "sftp.content"
 _HOST: Any = Field(default=None, json_schema_extra={"format": "host-name"})
 
 
-class PutContent(Local[Stored]):
+class PutContent(Privileged[Stored]):
     """Write the body of the request to a file on the host.
 
     The body may be of any type, and is not stored on the server's machine: all hosts get it at the same
@@ -72,7 +73,7 @@ class PutContent(Local[Stored]):
         share = self.body.shares[host.context.host]
         wanted = Wanted(self.permissions, owner=(self.uid, self.gid))
         try:
-            async with host.sftp() as files:
+            async with host.sftp(**self.privileges()) as files:
                 found = await files.lookup(self.path)
                 if found is not None and not found.is_file:
                     raise SFTPError(f"{printable(self.path)} is {kind(found)}, not a file", kind="SFTPFailure")
@@ -94,7 +95,7 @@ async def _fill(file: File, files: Files, share: Pipe, flow: Flow) -> None:
                 await file.write(data[start : start + files.block], offset + start)
 
 
-class GetContent(Local[None]):
+class GetContent(Privileged[None]):
     """Give the content of a file on the host.
 
     It is one host's, so `host` is needed where the group has several. The answer breaks off where the
@@ -116,7 +117,7 @@ class GetContent(Local[None]):
     async def perform(self, host: Host) -> HostResponse[None]:
         """Read it."""
         try:
-            async with host.sftp() as files:
+            async with host.sftp(**self.privileges()) as files:
                 found = await files.stat(self.path)
                 if not found.is_file:
                     name = "SFTPFileIsADirectory" if found.is_directory else "SFTPInvalidParameter"

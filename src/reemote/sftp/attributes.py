@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from ..core.errors import HostError, SFTPError
 from ..core.files import Attributes, Files, Path, Permissions, Times, printable, whole_seconds
-from ..core.operation import Local
+from ..core.remote import Privileged
 
 Number = Annotated[int, Field(ge=0, le=2**32 - 1)]
 """The number of a user or a group."""
@@ -128,7 +128,7 @@ def check(path: Path, asked: Asked, found: Attributes) -> None:
         raise SFTPError(f"the host did not do what was asked for {printable(path)}: {text}", kind="SFTPFailure")
 
 
-class TimesAsked(Local[None]):
+class TimesAsked(Privileged[None]):
     """The parameters that set times, both or none."""
 
     atime: Seconds | None = None
@@ -149,7 +149,7 @@ class TimesAsked(Local[None]):
         return nanoseconds(self.atime), nanoseconds(self.mtime)
 
 
-class OwnerAsked(Local[None]):
+class OwnerAsked(Privileged[None]):
     """The parameters that set the owner."""
 
     uid: Number | None = Field(default=None, examples=[1000])
@@ -158,7 +158,7 @@ class OwnerAsked(Local[None]):
     """The number of the group that is to own it."""
 
 
-class PermissionsAsked(Local[None]):
+class PermissionsAsked(Privileged[None]):
     """The parameter that sets permissions."""
 
     permissions: Permissions | None = Field(default=None, examples=["0644"])

@@ -11,7 +11,8 @@ from pydantic import Field, model_validator
 from ..core.errors import HostError, SFTPError
 from ..core.files import Files, RemotePath, encoded, printable
 from ..core.host import Host
-from ..core.operation import Effect, Local
+from ..core.operation import Effect
+from ..core.remote import Privileged
 from ..core.response import Response
 from .attributes import (
     Asked,
@@ -26,14 +27,14 @@ from .attributes import (
 from .trees import is_removable, make_directories, remove_tree, without_slash
 
 
-class Change(Local[None]):
+class Change(Privileged[None]):
     """A change of files."""
 
     async def perform(self, host: Host) -> Response[None]:
         """Make the change, and tell whether there was one."""
         progress = Progress()
         try:
-            async with host.sftp() as files:
+            async with host.sftp(**self.privileges()) as files:
                 await self.change(files, progress)
         except HostError as error:
             if progress.changed:

@@ -23,7 +23,8 @@ from ..core.files import (
     whole_seconds,
 )
 from ..core.host import Host
-from ..core.operation import Effect, Local
+from ..core.operation import Effect
+from ..core.remote import Privileged
 from ..core.response import Record
 from ..transfer.pump import at_once, drain
 from .attributes import kind
@@ -60,14 +61,14 @@ class NamedFile(Record):
     """The line of ``ls -l``, where the host gives it."""
 
 
-class Question(Local[T], Generic[T]):
+class Question(Privileged[T], Generic[T]):
     """A question about files."""
 
     effect = Effect.READS
 
     async def perform(self, host: Host) -> T:
         """Ask."""
-        async with host.sftp() as files:
+        async with host.sftp(**self.privileges()) as files:
             return await self.ask(files)
 
     async def ask(self, files: Files) -> T:

@@ -6,13 +6,14 @@ from pydantic import Field
 
 from ..core.files import LocalPath, ProgressHandler, RemotePath
 from ..core.host import Host
-from ..core.operation import Effect, Local
+from ..core.operation import Effect
+from ..core.remote import Privileged
 from ..core.response import Response
 from ..transfer.local import here
 from ..transfer.sync import Report, sync
 
 
-class Sync(Local[Report]):
+class Sync(Privileged[Report]):
     """Make a directory on the host equal to a directory of this machine.
 
     Kinds, contents, symbolic links and modes become equal; owners do not: what is new belongs to the
@@ -39,7 +40,7 @@ class Sync(Local[Report]):
 
     async def perform(self, host: Host) -> Response[Report]:
         """Compare, and send what differs."""
-        async with host.sftp() as files:
+        async with host.sftp(**self.privileges()) as files:
             changed, report = await sync(
                 here.get(),
                 self.localpath,

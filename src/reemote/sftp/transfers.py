@@ -19,14 +19,14 @@ from ..core.files import (
     listed,
 )
 from ..core.host import Host
-from ..core.operation import Local
+from ..core.remote import Privileged
 from ..core.response import Response
 from ..transfer.copy import Options, copy
 from ..transfer.local import here
 from ..transfer.target import one_for_each
 
 
-class Transfer(Local[None]):
+class Transfer(Privileged[None]):
     """What all transfers have: files are copied whole or not at all."""
 
     expands: ClassVar[bool] = False
@@ -84,7 +84,7 @@ class Copy(_SftpTransfer):
 
     async def perform(self, host: Host) -> Response[None]:
         """Copy."""
-        async with host.sftp() as files:
+        async with host.sftp(**self.privileges()) as files:
             return await self.copied(files, self.srcpaths, files, self.dstpath)
 
 
@@ -111,7 +111,7 @@ class Get(_SftpTransfer):
     async def perform(self, host: Host) -> Response[None]:
         """Copy."""
         local = one_for_each(self.localpath, host.context.host, self.group)
-        async with host.sftp() as files:
+        async with host.sftp(**self.privileges()) as files:
             return await self.copied(files, self.remotepaths, here.get(), local)
 
 
@@ -143,7 +143,7 @@ class Put(_SftpTransfer):
 
     async def perform(self, host: Host) -> Response[None]:
         """Copy."""
-        async with host.sftp() as files:
+        async with host.sftp(**self.privileges()) as files:
             return await self.copied(here.get(), self.localpaths, files, self.remotepath)
 
 

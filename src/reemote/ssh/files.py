@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import posixpath
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any, Protocol, Self, TypeVar
 
 import asyncssh
@@ -27,7 +27,6 @@ from ..core.response import Completed
 from ..transfer.patterns import glob
 from ..transfer.pump import digest
 from .errors import run_failure
-from .link import Link
 from .opened import NOT_BELIEVED, SftpFile, attributes_of, settings
 from .probes import Probes
 from .sessions import SftpSession
@@ -57,8 +56,8 @@ _FULL = ("SFTPNoSpaceOnFilesystem", "SFTPQuotaExceeded")
 class Session(Protocol):
     """What the files of a host need of it: its connection, and commands."""
 
-    async def link(self) -> Link:
-        """Give a connection that stands."""
+    async def sftp(self) -> AbstractAsyncContextManager[SftpSession]:
+        """Give an SFTP session on a connection that stands."""
 
     async def run(self, command: str, *, stdin: Any = None) -> Completed:
         """Run a command."""
@@ -94,8 +93,7 @@ class SftpFiles:
 
     async def _open(self) -> asyncssh.SFTPClient:
         if self._sftp is None:
-            link = await self._session.link()
-            self._sftp = await self._stack.enter_async_context(link.sftp())
+            self._sftp = await self._stack.enter_async_context(await self._session.sftp())
             limits = self._sftp.client.limits
             self._limits = (limits.max_read_len or SMALLEST_BLOCK, limits.max_write_len or SMALLEST_BLOCK)
         return self._sftp.client

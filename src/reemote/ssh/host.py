@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import AsyncIterable, AsyncIterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Protocol
 
@@ -16,18 +16,30 @@ from ..core.errors import (
     HostKeyRevoked,
     InventoryError,
     PermissionDenied,
-    PrivilegeDenied,
+    TerminalRequired,
 )
+from ..core.events import HostConnected, place
+from ..core.files import Path
 from ..core.host import scope
 from ..core.inventory import InventoryItem
 from ..core.response import Completed
+from ..core.secrets import LookUp
+from ..transfer.local import here
+from ..transfer.target import one_for_each
 from .files import Directory, SftpFiles
 from .link import Link
 from .options import SESSION_OPTIONS, check_names
 from .process import Request
+from .sessions import SftpSession
+from .sink import Sink
+from .wire import Become
 
 FINAL = (PermissionDenied, HostKeyNotVerifiable, HostKeyChanged, HostKeyRevoked)
 """Failures that are not tried again in the same run: each further attempt could lock the user out."""
+
+
+PLACE = frozenset({"host", "address", "port"})
+"""Connection options that lead to another place than the inventory does."""
 
 
 class Links(Protocol):
@@ -54,6 +66,8 @@ class SshHost:
         self._limit = limit
         self._held: dict[tuple[Any, ...], Link] = {}
         self._refused: dict[tuple[Any, ...], HostError] = {}
+        self._needs_terminal: set[str] = set()
+        """Which of sudo and su work on a terminal only."""
 
     def release(self) -> None:
         """Let go of the connections."""
@@ -78,11 +92,13 @@ class SshHost:
         if (old := self._held.pop(key, None)) is not None:
             self._links.release(old)
         self._held[key] = fresh
+        if not key and (where := place.get()) is not None:
+            where.emit(HostConnected(host=self.context.host))
         return fresh
 
     async def run(
         self,
-        command: str,
+        command: str | Sequence[str],
         *,
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
@@ -93,10 +109,11 @@ class SshHost:
         su: bool = False,
         connection: Mapping[str, Any] | None = None,
         session: Mapping[str, Any] | None = None,
+        sudo_user: str | None = None,
+        output: int | Path | None = None,
+        kill_on_disconnect: bool = False,
     ) -> Completed:
         """Run a command; see :class:`reemote.core.host.Host`."""
-        if sudo or su:
-            raise PrivilegeDenied("running commands with sudo or su is not supported yet; nothing was run")
         options = {**self.context.inventory_item.session.options(), **(session or {})}
         check_names(options, SESSION_OPTIONS, f"{self.context.host}: session")
         encoding = _known_encoding(options.pop("encoding", None) or "utf-8")
@@ -109,11 +126,65 @@ class SshHost:
             timeout=timeout,
             session=options,
             encoding=encoding,
+            who=await self.become(sudo, su, sudo_user, connection),
+            watched=kill_on_disconnect,
+            where=place.get(),
         )
-        completed = await self._run(request, connection)
+        async with self._kept(request, output):
+            completed = await self.run_as(request, connection)
         if check:
             completed.raise_for_status()
         return completed
+
+    async def become(
+        self, sudo: bool, su: bool, sudo_user: str | None = None, overrides: Mapping[str, Any] | None = None
+    ) -> Become | None:
+        """Say who is to run something, and with which password; ``None`` for the user who logs in.
+
+        Raises:
+            SecretNotFound: The password is not where the inventory says.
+        """
+        if not (sudo or su):
+            return None
+        known = self.context.inventory_item.authentication
+        # The inventory's passwords are for its host, not for another place that an operation names.
+        is_elsewhere = bool(overrides) and not PLACE.isdisjoint(overrides or ())
+        secret = None if is_elsewhere else known.sudo_password if sudo else known.su_password
+        run = scope.get(None)
+        password = await (run.secrets if run else LookUp()).get(secret)
+        if sudo:
+            return Become("sudo", sudo_user or known.sudo_user or "root", password)
+        return Become("su", known.su_user or "root", password)
+
+    @asynccontextmanager
+    async def _kept(self, request: Request, output: int | Path | None) -> AsyncIterator[None]:
+        """Say what is to be kept of a command's output, or which file it goes to."""
+        if output is None or isinstance(output, int):
+            request.kept = output or request.kept
+            yield
+            return
+        path = one_for_each(output, self.context.host, None)
+        async with here.get().open(path, "write") as file:
+            request.sink = Sink(file)
+            try:
+                yield
+            finally:
+                await request.sink.close()
+
+    async def run_as(self, request: Request, overrides: Mapping[str, Any] | None) -> Completed:
+        """Run a command; on a terminal, where sudo or su works on one only."""
+        request.terminal = request.who is not None and request.who.method in self._needs_terminal
+        try:
+            return await self._run(request, overrides)
+        except TerminalRequired as error:
+            if request.terminal or request.who is None:
+                raise
+            if not isinstance(request.stdin, bytes | None):
+                error.detail += "; its input is not known to its end, so it cannot run on one"
+                raise
+        self._needs_terminal.add(request.who.method)
+        request.terminal = True
+        return await self._run(request, overrides)
 
     async def _run(self, request: Request, overrides: Mapping[str, Any] | None) -> Completed:
         link = await self.link(overrides)
@@ -130,9 +201,12 @@ class SshHost:
         self.interrupted = record
 
     @asynccontextmanager
-    async def sftp(self) -> AsyncIterator[SftpFiles]:
+    async def sftp(
+        self, *, sudo: bool = False, su: bool = False, sudo_user: str | None = None
+    ) -> AsyncIterator[SftpFiles]:
         """Give the host's files; see :class:`reemote.ssh.files.SftpFiles`."""
-        async with SftpFiles(self, self._directory) as files:
+        who = await self.become(sudo, su, sudo_user)
+        async with SftpFiles(_Access(self, who), self._directory) as files:
             yield files
 
     @asynccontextmanager
@@ -143,6 +217,22 @@ class SshHost:
             raise InventoryError(f"the inventory has no host {name!r}")
         async with self._links.host(item, limit=self._limit) as host:
             yield host
+
+
+class _Access:
+    """What the files of one user need of their host."""
+
+    def __init__(self, host: SshHost, who: Become | None) -> None:
+        self._host = host
+        self._who = who
+
+    async def sftp(self) -> AbstractAsyncContextManager[SftpSession]:
+        """Give an SFTP session on a connection that stands."""
+        return (await self._host.link()).sftp(self._who)
+
+    async def run(self, command: str, *, stdin: Any = None) -> Completed:
+        """Run a command of ours, of which nobody is told."""
+        return await self._host.run_as(Request(command=command, stdin=stdin, who=self._who), None)
 
 
 def _known_encoding(name: str) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import shlex
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from typing import Any
 
 import asyncssh
@@ -19,18 +21,25 @@ from ..core.errors import (
     HostError,
     HostKeyNotVerifiable,
     HostKeyRevoked,
+    PrivilegeDenied,
+    TerminalRequired,
 )
 from ..core.response import Completed
 from .errors import connect_failure, run_failure
 from .hostkeys import HostKeyClient
 from .options import Plan
 from .process import CommandSession, Process, Request
-from .sessions import Sessions, SftpSession, SharedSftp
+from .sessions import PATIENCE, Sessions, SftpSession, SharedSftp
+from .sftp import start
+from .wire import KILL, Become
 
 log = logging.getLogger("reemote")
 
 BACKOFF, BACKOFF_CAP = 0.25, 4.0
 """Seconds before the second attempt to connect, doubled for each further one up to the cap."""
+
+END_GROUP = 8.0
+"""Seconds to end what runs as another user."""
 
 ABANDON = 6.0
 """Seconds to end a command whose start was cut short, before the connection is dropped."""
@@ -108,7 +117,7 @@ class Link:
         """How many runs hold the connection at the moment."""
         self._connection = connection
         self._sessions = Sessions(plan.max_sessions, connection.is_closed)
-        self._sftp = SharedSftp(connection, self._sessions)
+        self._sftp: dict[Become | None, SharedSftp] = {}
 
     @property
     def is_closed(self) -> bool:
@@ -139,15 +148,15 @@ class Link:
         Raises:
             HostError: Its outcome tells whether the command may have run.
         """
-        session = CommandSession()
+        session = CommandSession(request)
 
         async def start() -> Process:
             nonlocal session
-            session = CommandSession()
+            session = CommandSession(request)
             return await self._start(session, request, interrupted)
 
         try:
-            async with self._sessions.open(start, self._sftp.spare) as process:
+            async with self._sessions.open(start, self._spare) as process:
                 return await self._finish(process, interrupted)
         except (asyncssh.Error, OSError) as error:
             raise self._start_failure(error, session, request) from error
@@ -165,8 +174,8 @@ class Link:
             await self._end(process)
             interrupted(process.record())
             raise
-        except ConnectionLost:
-            raise
+        except (ConnectionLost, PrivilegeDenied):
+            raise  # it has ended, or never began
         except Exception:  # its input could not be had to the end
             await self._end(process)
             raise
@@ -180,12 +189,12 @@ class Link:
 
         async def create() -> Process:
             channel, _ = await self._connection.create_session(
-                lambda: session, request.wire(), **{**request.session, "encoding": None}
+                lambda: session, request.wire(session.gate), **request.options()
             )
             return Process(request, session, channel, deadline)
 
         opening = asyncio.ensure_future(create())
-        nothing = Completed(command=request.command, exit_status=None)
+        nothing = request.nothing()
         try:
             async with asyncio.timeout_at(deadline) as limit:
                 return await asyncio.shield(opening)
@@ -205,8 +214,10 @@ class Link:
                 return ConnectionLost("the connection was lost before the command was sent", outcome="not_started")
             return ConnectionLost(
                 "the connection was lost as the command was sent",
-                completed=Completed(command=request.command, exit_status=None),
+                completed=request.nothing(),
             )
+        if request.terminal and "PTY" in str(error):
+            return TerminalRequired("sudo or su works on a terminal only, and the host gives none")
         return ChannelOpenError(f"the host opened no session: {error.reason}")
 
     async def _abandon(self, opening: asyncio.Future[Process]) -> None:
@@ -219,7 +230,7 @@ class Link:
 
     async def _end(self, process: Process) -> bool:
         """End a command on the host; where that fails, or is interrupted, drop the connection."""
-        ending = asyncio.ensure_future(process.end())
+        ending = asyncio.ensure_future(self._end_privileged(process) if process.group else process.end())
         try:
             ended = await asyncio.shield(ending)
         except asyncio.CancelledError:
@@ -230,17 +241,56 @@ class Link:
             self.abort()
         return ended
 
+    async def _end_privileged(self, process: Process) -> bool:
+        """End a command of another user with that user's privileges: signals of the login user do not reach it."""
+        gate = process.session.gate
+        assert gate is not None
+        request = Request(
+            command=shlex.join(["sh", "-c", KILL, "sh", str(process.group)]),
+            who=gate.who,
+            terminal=process.request.terminal,
+            timeout=END_GROUP,
+        )
+        try:
+            await self._run_beside(request)
+        except asyncssh.ChannelOpenError:
+            # The host allows no session besides the command's own, which has to go first.
+            await process.end()
+            await self._run_beside(request, PATIENCE)
+            return process.has_ended()
+        return await process.gone()
+
+    async def _run_beside(self, request: Request, patience: float = 0.0) -> None:
+        """Run a command in a session for which no place is kept; a failure of it is logged, and no more."""
+        clock = asyncio.get_running_loop().time
+        until = clock() + patience
+        while True:
+            try:
+                process = await self._start(CommandSession(request), request, lambda _: None)
+                break
+            except asyncssh.ChannelOpenError:
+                if clock() > until:
+                    raise
+            await asyncio.sleep(0.05)
+        try:
+            await process.communicate()
+        except HostError as error:
+            log.warning("%s: what was started with privileges may be running on: %s", self.plan.where, error)
+            process.channel.close()
+
     # Files
 
     @asynccontextmanager
-    async def sftp(self) -> AsyncIterator[SftpSession]:
-        """Give the connection's SFTP session, which all users share.
+    async def sftp(self, who: Become | None = None) -> AsyncIterator[SftpSession]:
+        """Give the connection's SFTP session for the files of a user, which all who ask for it share.
 
         Raises:
             HostError: The session cannot be opened. What its client raises comes as it is.
         """
+        if who not in self._sftp:
+            self._sftp[who] = SharedSftp(partial(start, self._connection, who), self._sessions, self._spare)
         try:
-            session = await self._sftp.join()
+            session = await self._sftp[who].join()
         except (asyncssh.Error, OSError) as error:
             if self.is_closed:
                 raise ConnectionLost("the connection was lost", outcome="not_started") from error
@@ -249,3 +299,8 @@ class Link:
             yield session
         finally:
             await session.leave()
+
+    async def _spare(self) -> None:
+        """Give up the SFTP sessions that nobody uses: their places are needed."""
+        for shared in list(self._sftp.values()):
+            await shared.spare()

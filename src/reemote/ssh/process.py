@@ -5,14 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shlex
-from collections.abc import AsyncGenerator, AsyncIterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import asyncssh
 
-from ..core.errors import CommandTimeout, ConnectionLost
+from ..core.errors import CommandTimeout, ConnectionLost, HostError
+from ..core.events import Lines, Place, Stream
 from ..core.response import Completed
+from . import wire
+from .gate import PATIENCE, Gate
+from .sink import Sink
+from .wire import Become, Marks
+
+STDERR = asyncssh.EXTENDED_DATA_STDERR
+
+STREAMS: dict[asyncssh.DataType, Stream] = {None: "stdout", STDERR: "stderr"}
 
 KEPT = 64 * 1024 * 1024
 """Bytes that are kept of each output stream: the first half and the last half of what is longer."""
@@ -27,6 +36,13 @@ DRAIN_QUIET, DRAIN_MOST = 2.0, 20.0
 """Seconds for output after a command's end: of silence, and at the most. Processes that it left in
 the background keep the channel open; what was still on its way must not be lost."""
 
+UNASKED, SETTLED = 5.0, 4.0
+"""Seconds of silence after which a program that sudo runs without a shell counts as begun: with no
+prompt so far, and after the password (PAM takes two seconds to refuse one). Then its input follows."""
+
+FAREWELL = 0.5
+"""Seconds that sudo and su have to end when they get no password; they are left alone then."""
+
 _CHUNK = 64 * 1024
 
 
@@ -34,7 +50,8 @@ _CHUNK = 64 * 1024
 class Request:
     """A command, and how to run it."""
 
-    command: str
+    command: str | Sequence[str]
+    """A command for the login shell, or a program with its arguments."""
     env: Mapping[str, str] = field(default_factory=dict)
     cwd: str | None = None
     stdin: bytes | AsyncIterable[bytes] | None = None
@@ -42,32 +59,65 @@ class Request:
     """Seconds for all of it, from the opening of the session to the command's end."""
     session: Mapping[str, Any] = field(default_factory=dict)
     encoding: str = "utf-8"
+    who: Become | None = None
+    """Who is to run it, if not the user who logs in."""
+    terminal: bool = False
+    """Whether it runs on a terminal, as sudo or su may ask for."""
+    watched: bool = False
+    """Whether the host ends it when the connection is lost."""
+    kept: int = KEPT
+    """Bytes that are kept of each output stream."""
+    sink: Sink | None = None
+    """What takes standard output, instead of the record."""
+    where: Place | None = None
+    """Who is told of the lines that it writes."""
 
-    def wire(self) -> str:
-        """Write the command as it is sent: as the user wrote it, unless it needs a frame.
+    @property
+    def text(self) -> str:
+        """The command for people, and for the record."""
+        return self.command if isinstance(self.command, str) else shlex.join(self.command)
 
-        Variables are set on the way, since sshd drops those that ``AcceptEnv`` does not list. The
-        frame is read by the login shell, whichever it is, and runs the command in that same shell.
-        """
-        if not self.env and self.cwd is None:
-            return self.command
-        shell = 'exec "${SHELL:-/bin/sh}" -c "$1"'
-        script = f'cd -- "$2" || exit; {shell}' if self.cwd is not None else shell
-        variables = [f"{name}={value}" for name, value in self.env.items()]
-        where = [self.cwd] if self.cwd is not None else []
-        return shlex.join(["exec", "env", *variables, "sh", "-c", script, "sh", self.command, *where])
+    def gate(self) -> Gate | None:
+        """Make the gate that a command with other privileges has to pass."""
+        return None if self.who is None else Gate(self.who, Marks(), marked=not self._is_bare)
+
+    @property
+    def _is_bare(self) -> bool:
+        """Whether sudo runs the program itself: it may be all that it allows."""
+        is_sudo = self.who is not None and self.who.method == "sudo"
+        return is_sudo and not (isinstance(self.command, str) or self.watched or self.terminal)
+
+    def wire(self, gate: Gate | None) -> str:
+        """Write the command as it is sent."""
+        command, env, cwd = self.command, self.env, self.cwd
+        if gate is None:
+            return wire.plain(command, env, cwd, watched=self.watched)
+        if not isinstance(command, str) and self._is_bare:
+            return wire.bare(gate.who, gate.marks, command, env, cwd)
+        size = len(self.stdin) if isinstance(self.stdin, bytes) else 0
+        terminal = size if self.terminal else None
+        return wire.become(gate.who, gate.marks, command, env, cwd, watched=self.watched, terminal=terminal)
+
+    def options(self) -> dict[str, Any]:
+        """Give the options of the session that it runs in."""
+        terminal = {"request_pty": "force", "term_type": "dumb"} if self.terminal else {}
+        return {**self.session, **terminal, "encoding": None}
+
+    def nothing(self) -> Completed:
+        """Make the record of a command of which nothing is known."""
+        return Completed(command=self.text, exit_status=None)
 
     def late(self, record: Completed) -> CommandTimeout:
         """Make the error that tells that the command did not end in time."""
-        shown = self.command.partition("\n")[0]
+        shown = self.text.partition("\n")[0]
         return CommandTimeout(f"{shown!r} did not end within {self.timeout:g} s", completed=record)
 
 
 class Capture:
-    """What a stream brought: all of it up to :data:`KEPT` bytes, the beginning and the end of more."""
+    """What a stream brought: all of it up to so many bytes, the beginning and the end of more."""
 
     def __init__(self, most: int = KEPT) -> None:
-        self._half = most // 2
+        self._half = (most + 1) // 2
         self._head = bytearray()
         self._tail = bytearray()
         self.total = 0
@@ -82,10 +132,15 @@ class Capture:
         if len(self._tail) > 2 * self._half:
             del self._tail[: len(self._tail) - self._half]
 
+    @property
+    def left_out(self) -> int:
+        """How many bytes were not kept."""
+        return max(0, self.total - len(self._head) - min(len(self._tail), self._half))
+
     def value(self) -> bytes:
         """Give what was kept, with a line in place of what was not."""
-        gone = self.total - len(self._head) - min(len(self._tail), self._half)
-        if gone <= 0:
+        gone = self.left_out
+        if not gone:
             return bytes(self._head + self._tail)
         return b"\n".join((self._head, b"[... %d bytes are left out here ...]" % gone, self._tail[-self._half :]))
 
@@ -93,9 +148,16 @@ class Capture:
 class CommandSession(asyncssh.SSHClientSession[bytes]):
     """The client's end of a command's channel: what asyncssh calls as things happen."""
 
-    def __init__(self) -> None:
+    def __init__(self, request: Request) -> None:
         self.channel: asyncssh.SSHClientChannel[bytes] | None = None
-        self.streams = {None: Capture(), asyncssh.EXTENDED_DATA_STDERR: Capture()}
+        self.streams = {None: Capture(request.kept), STDERR: Capture(request.kept)}
+        self.gate = request.gate()
+        self._guarded = None if request.terminal else STDERR
+        self._sink = request.sink
+        self._lines: dict[asyncssh.DataType, Lines] = {}
+        if request.where is not None:
+            for kind, stream in STREAMS.items():
+                self._lines[kind] = Lines(request.where, stream, request.encoding)
         self.ended = asyncio.Event()
         """The command has ended, or the channel has."""
         self.closed = asyncio.Event()
@@ -108,11 +170,37 @@ class CommandSession(asyncssh.SSHClientSession[bytes]):
     def connection_made(self, chan: asyncssh.SSHClientChannel[bytes]) -> None:
         """The channel is open; from here on the command may start."""
         self.channel = chan
+        if self._sink is not None:
+            self._sink.throttle(chan)
 
     def data_received(self, data: bytes, datatype: asyncssh.DataType) -> None:
         """Output came."""
         self.received = self._clock()
-        self.streams[datatype].add(data)
+        if self.gate is not None and datatype == self._guarded:
+            data = self.gate.feed(data)
+        if data:
+            self._take(data, datatype)
+
+    def _take(self, data: bytes, datatype: asyncssh.DataType) -> None:
+        if self._sink is not None and datatype is None:
+            self.streams[None].total += len(data)
+            self._sink.take(data)
+        else:
+            self.streams[datatype].add(data)
+        if datatype in self._lines:
+            self._lines[datatype].add(data)
+
+    @property
+    def has_output(self) -> bool:
+        """Whether anything was written."""
+        return any(stream.total for stream in self.streams.values())
+
+    def finish(self) -> None:
+        """Hand on what was waiting for its continuation; nothing follows."""
+        if self.gate is not None and (rest := self.gate.rest()):
+            self._take(rest, self._guarded)
+        for lines in self._lines.values():
+            lines.end()
 
     def eof_received(self) -> bool:
         """The command's output has ended; its input may go on."""
@@ -142,6 +230,8 @@ class CommandSession(asyncssh.SSHClientSession[bytes]):
     def _end(self) -> None:
         self.ended.set()
         self.writable.set()
+        if self.gate is not None:
+            self.gate.news.set()
 
 
 class Process:
@@ -162,14 +252,18 @@ class Process:
 
     def record(self) -> Completed:
         """Give the process record so far."""
+        out, err = self.session.streams[None], self.session.streams[STDERR]
+        is_partial = self.request.sink is not None or out.left_out or err.left_out
         return Completed(
-            command=self.request.command,
+            command=self.request.text,
             exit_status=_status(self.channel.get_exit_status()),
             exit_signal=self.channel.get_exit_signal(),
             returncode=self.channel.get_returncode(),
-            stdout=self.session.streams[None].value(),
-            stderr=self.session.streams[asyncssh.EXTENDED_DATA_STDERR].value(),
+            stdout=out.value(),
+            stderr=err.value(),
             encoding=self.request.encoding,
+            sizes=(out.total, err.total) if is_partial else None,
+            pty=self.request.terminal,
         )
 
     async def communicate(self) -> Completed:
@@ -178,21 +272,99 @@ class Process:
         Raises:
             CommandTimeout: The command did not end in time; it may still be running.
             ConnectionLost: The channel closed, and nothing said how the command ended.
+            PrivilegeDenied: sudo or su did not run the command.
         """
         try:
             async with asyncio.timeout_at(self._deadline):
+                await self._pass_gate()
                 await self._feed()
                 await self.session.ended.wait()
         except TimeoutError:
             if not self.has_ended():
                 raise self.request.late(self.record()) from None
         await self._drain()
+        self.session.finish()
         record = self.record()
+        await self._finish_sink(record)
         if not self.has_ended():
             raise ConnectionLost(
                 "the connection was lost before the command's end was known", outcome="unknown", completed=record
             )
+        self._check_gate(record)
         return record
+
+    async def _finish_sink(self, record: Completed) -> None:
+        """Wait until standard output is written to its file.
+
+        Raises:
+            HostError: It could not be; the command has run all the same.
+        """
+        if self.request.sink is None:
+            return
+        try:
+            await self.request.sink.finish()
+        except HostError as error:
+            error.completed, error.changed, error.outcome = record, None, "completed"
+            raise
+
+    async def _pass_gate(self) -> None:
+        """Give the password when sudo or su asks, and wait until the command begins.
+
+        Raises:
+            PrivilegeDenied: There is no password to give, or it is wrong.
+        """
+        gate, answered = self.session.gate, 0
+        if gate is None:
+            return
+        clock = asyncio.get_running_loop().time
+        until = clock() + PATIENCE
+        while not gate.is_open and not self.session.ended.is_set():
+            if gate.prompts > answered:
+                if gate.who.password is None or answered:
+                    await self._give_up()
+                    raise gate.password_rejected() if answered else gate.password_required()
+                self._write(gate.who.password.encode() + b"\n")
+                answered += 1
+                if not gate.marked and self.request.stdin is None:
+                    return  # what follows is an end of input, which is no password
+            gate.news.clear()
+            patience = until if gate.marked else clock() + (SETTLED if answered else UNASKED)
+            if not await _happens(gate.news, patience - clock()):
+                if not gate.marked:
+                    return
+                await self._give_up()
+                raise gate.late()
+            if not gate.marked and self.session.has_output:
+                return
+
+    async def _give_up(self) -> None:
+        """Have sudo or su end, without another try."""
+        with contextlib.suppress(OSError):
+            self.channel.write_eof()
+        await _happens(self.session.ended, FAREWELL)
+        self.channel.close()
+
+    def _check_gate(self, record: Completed) -> None:
+        """Refuse to call it the command's end where the command never began.
+
+        Raises:
+            PrivilegeDenied: sudo or su did not run it.
+        """
+        gate = self.session.gate
+        if gate is None or gate.is_open:
+            return
+        if gate.marked:
+            raise gate.failure(record["exit_status"], record["stdout"])
+        text = record["stderr"].strip()
+        if gate.prompts > 1:
+            raise gate.password_rejected()
+        if record["exit_status"] in (1, 127) and not record["stdout"] and _is_of_sudo(text):
+            raise gate.failure(record["exit_status"], text)
+
+    @property
+    def group(self) -> int | None:
+        """The process group of a command that another user runs."""
+        return self.session.gate.group if self.session.gate else None
 
     def has_ended(self) -> bool:
         """Whether the host has said how the command ended."""
@@ -244,8 +416,13 @@ class Process:
             except (OSError, asyncssh.Error):
                 break  # the channel is closed
             await _happens(self.session.ended, grace)
+        return await self.gone()
+
+    async def gone(self) -> bool:
+        """Close the channel; answer whether all that the command started is known to have ended."""
         # What it started holds the channel open until it has ended, too.
-        gone = self.has_ended() and await _happens(self.session.closed, GRACE_KILL)
+        gone = await _happens(self.session.ended, GRACE_KILL) and self.has_ended()
+        gone = gone and await _happens(self.session.closed, GRACE_KILL)
         self.channel.close()
         return gone
 
@@ -272,6 +449,14 @@ async def _happens(event: asyncio.Event, seconds: float) -> bool:
     except TimeoutError:
         return False
     return True
+
+
+def _is_of_sudo(text: str) -> bool:
+    """Whether all lines are sudo's own, as when it did not run the program."""
+    return bool(text) and all(
+        line.startswith(("sudo: ", "sudo-rs: ", "Sorry, ")) or "sudoers" in line or not line.strip()
+        for line in text.split("\n")
+    )
 
 
 def _status(status: int | None) -> int | None:

@@ -6,11 +6,9 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from functools import partial
 from typing import TypeVar
 
 import asyncssh
-from asyncssh.sftp import start_sftp_client
 
 from .places import Places
 
@@ -24,10 +22,6 @@ REFUSED = 2
 PATIENCE = 3.0
 """Seconds to try on for a session that is refused while none of ours is open: a session that has
 just ended may still count for a moment."""
-
-WINDOW = 16 * 1024 * 1024
-"""Bytes that a host may send ahead on the channel of file transfers. How many are on their way is for
-the transfers to say, by what they ask for."""
 
 GOODBYE = 1.0
 """Seconds that a host's SFTP server has to end when it is told to."""
@@ -81,11 +75,23 @@ class Sessions:
 
 
 class SharedSftp:
-    """The SFTP session of a connection: opened when first needed, shared, and replaced when it has died."""
+    """The SFTP session of a connection: opened when first needed, shared, and replaced when it has died.
 
-    def __init__(self, connection: asyncssh.SSHClientConnection, sessions: Sessions) -> None:
-        self._connection = connection
+    Args:
+        start: Starts it.
+        sessions: Has a place for it.
+        spare: Gives up what else can be, for its place.
+    """
+
+    def __init__(
+        self,
+        start: Callable[[], Awaitable[asyncssh.SFTPClient]],
+        sessions: Sessions,
+        spare: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._start = start
         self._sessions = sessions
+        self._spare = spare
         self._current: SftpSession | None = None
         self._opening = asyncio.Lock()
 
@@ -94,7 +100,7 @@ class SharedSftp:
         async with self._opening:
             if self._current is None:
                 async with AsyncExitStack() as stack:
-                    place = self._sessions.open(partial(_start, self._connection), self.spare)
+                    place = self._sessions.open(self._start, self._spare)
                     client = await stack.enter_async_context(place)
                     stack.push_async_callback(_end, client)
                     self._current = SftpSession(self, client, stack.pop_all())
@@ -149,17 +155,6 @@ class SftpSession:
     async def close(self) -> None:
         """End the session and give up its place."""
         await self._stack.aclose()
-
-
-async def _start(connection: asyncssh.SSHClientConnection) -> asyncssh.SFTPClient:
-    """Start an SFTP session whose channel takes much data at a time.
-
-    The public ``connection.start_sftp_client()`` is these two calls, but keeps a window of 2 MiB:
-    over a round trip of 50 ms that is 40 MiB/s at the most.
-    """
-    writer, reader, _ = await connection.open_session(subsystem="sftp", encoding=None, window=WINDOW)
-    loop = asyncio.get_running_loop()
-    return await start_sftp_client(connection, loop, "backslashreplace", reader, writer, "utf-8", "surrogateescape", 3)
 
 
 async def _end(client: asyncssh.SFTPClient) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import re
+import shlex
 import shutil
 import tempfile
 import weakref
@@ -12,10 +13,11 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ..core.context import Context
 from ..core.errors import CommandTimeout, HostError, InventoryError
+from ..core.events import HostConnected, Lines, Stream, place
 from ..core.files import Files
 from ..core.host import scope
 from ..core.inventory import Connection, Inventory, InventoryItem
@@ -166,9 +168,12 @@ class FakeHost:
         self._fleet = fleet
         self._files: FakeFiles | None = None
 
-    async def run(self, command: str, **options: Any) -> Completed:
+    async def run(self, command: str | Sequence[str], **options: Any) -> Completed:
         """Give the scripted reply; keep to ``timeout`` and ``check`` as a real host does."""
+        command = command if isinstance(command, str) else shlex.join(command)
         unfinished = Completed(command=command, exit_status=None)
+        if (where := place.get()) is not None:
+            where.emit(HostConnected(host=self.context.host))
         try:
             async with asyncio.timeout(options.get("timeout")) as limit:
                 completed = await self._fleet.answer(Call(self.context.host, command, options))
@@ -180,13 +185,18 @@ class FakeHost:
         except asyncio.CancelledError:
             self.interrupted = unfinished
             raise
+        if where is not None:
+            for stream, data in (("stdout", completed.stdout_bytes), ("stderr", completed.stderr_bytes)):
+                lines = Lines(where, cast(Stream, stream))
+                lines.add(data)
+                lines.end()
         if options.get("check"):
             completed.raise_for_status()
         return completed
 
     @asynccontextmanager
-    async def sftp(self) -> AsyncIterator[Files]:
-        """Give the host's files; ``chdir`` holds for this run."""
+    async def sftp(self, **_privileges: Any) -> AsyncIterator[Files]:
+        """Give the host's files, whatever the privileges; ``chdir`` holds for this run."""
         self._fleet.check(self.context.host)
         if self._files is None:
             self._files = FakeFiles(self._fleet.files(self.context.host))

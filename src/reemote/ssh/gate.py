@@ -1,0 +1,190 @@
+"""What stands between a command and its privileges: sudo or su, which may ask for a password.
+
+The password is written once, and only after the prompt: a word that nobody can know before (sudo), or
+su's own after such a word. What the command writes is known by another such word.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterator
+
+from ..core.errors import HostError, PasswordRejected, PasswordRequired, PrivilegeDenied, TerminalRequired
+from .wire import Become, Marks
+
+PATIENCE = 30.0
+"""Seconds for sudo and su to ask, or to run the command: a host's directory of users may be slow."""
+
+LONGEST = 64 * 1024
+"""Bytes that sudo and su may say before the command begins."""
+
+MOST_SHOWN = 500
+"""Characters of what they say that a failure shows."""
+
+_SU_PROMPT = re.compile(rb"[Pp]assword[^\n]*: ?\Z")
+
+_SAYS: tuple[tuple[str, type[PrivilegeDenied]], ...] = (
+    (r"must have a tty|must be run from a terminal|a terminal is required to use|no tty present", TerminalRequired),
+    (r"password is required|interactive authentication is required|no password was provided", PasswordRequired),
+    (
+        r"incorrect password|incorrect authentication|Sorry, try again|Authentication fail|su: .*incorrect",
+        PasswordRejected,
+    ),
+    (
+        (
+            r"not in the sudoers file|not allowed|may not run sudo|unknown user|does not exist|account validation|"
+            r"[Pp]ermission denied|cannot set|not available|I'm afraid"
+        ),
+        PrivilegeDenied,
+    ),
+)
+"""What sudo (1.9, sudo-rs) and su (util-linux, shadow, BusyBox) say in English; the first that fits is taken."""
+
+
+class Gate:
+    """Watches the stream on which sudo or su writes, until the command begins.
+
+    Args:
+        who: Who is to run the command.
+        marks: The words to look for.
+        marked: Whether the command's beginning is marked; where sudo runs a program without a shell, it is not.
+    """
+
+    def __init__(self, who: Become, marks: Marks, *, marked: bool = True) -> None:
+        self.who = who
+        self.marks = marks
+        self.marked = marked
+        self.news = asyncio.Event()
+        """Something has happened that whoever waits at the gate may want to know."""
+        self.is_open = False
+        """Whether the command has begun."""
+        self.group: int | None = None
+        """The process group of the command."""
+        self.prompts = 0
+        """How often sudo or su has asked."""
+        self.began = False
+        """Whether sudo or su was started."""
+        self._held = b""
+        self._said = b""
+
+    @property
+    def said(self) -> str:
+        """What sudo or su has said, as far as it is of interest."""
+        lines = self._said.decode("utf-8", "backslashreplace").replace("\r", "").split("\n")
+        return "\n".join(line.strip() for line in lines if line.strip() and not _SU_PROMPT.search(line.encode() + b" "))
+
+    def feed(self, data: bytes) -> bytes:
+        """Take what came, and give what is not sudo's or su's."""
+        if self.is_open and self.marked:
+            return data
+        passed = b"".join(self._passed(data))
+        self.news.set()
+        return passed
+
+    def rest(self) -> bytes:
+        """Give what was held back, when nothing follows."""
+        rest, self._held = self._held, b""
+        if self.began and not self.is_open:
+            self._said += rest
+            return b""
+        return rest
+
+    def _passed(self, data: bytes) -> Iterator[bytes]:
+        self._held += data
+        if not self.began:
+            before, found, after = self._held.partition(self.marks.start.encode())
+            if not found:
+                before, self._held = _without_part(self._held, self.marks.start.encode())
+                yield before
+                return
+            yield before
+            self.began, self._held = True, after
+        if not self.marked:
+            yield from self._unmarked()
+            return
+        before, found, after = self._held.partition(self.marks.open.encode())
+        number, newline, rest = after.partition(b"\n")
+        if found and newline:
+            self._listen(before)
+            self.group = int(number) if number.strip().isdigit() else None
+            self.is_open, self._held = True, b""
+            yield rest
+        elif not found:
+            heard, prompt, last = self._held.rpartition(self.marks.prompt.encode())
+            last, self._held = _without_part(last, self.marks.open.encode(), self.marks.prompt.encode())
+            self._listen(heard + prompt + last)
+
+    def _unmarked(self) -> Iterator[bytes]:
+        """Take out prompts; what else there is may be the program's."""
+        while True:
+            before, found, after = self._held.partition(self.marks.prompt.encode())
+            if not found:
+                break
+            self.prompts += 1
+            self._held = after
+            yield before
+        before, self._held = _without_part(self._held, self.marks.prompt.encode())
+        yield before
+
+    def _listen(self, heard: bytes) -> None:
+        """Hear what sudo or su says: count the prompts, and keep the rest."""
+        if self.who.method == "sudo":
+            pieces = heard.split(self.marks.prompt.encode())
+            self.prompts += len(pieces) - 1
+            self._said = (self._said + b"\n".join(pieces))[-LONGEST:]
+        else:
+            self._said = (self._said + heard)[-LONGEST:]
+            if _SU_PROMPT.search(self._said):
+                self.prompts += 1
+                self._said += b"\n"
+
+    def failure(self, status: int | None, more: str = "") -> PrivilegeDenied:
+        """Say why the command did not begin; *more* is what came on the other stream."""
+        who = self.who
+        said = self.said or more.strip()
+        kind = next((kind for text, kind in _SAYS if re.search(text, said)), PrivilegeDenied)
+        if kind is PasswordRejected and who.password is None:
+            kind = PasswordRequired
+        if status == 127 and "not found" in said:
+            return PrivilegeDenied(f"the host has no {who.method}")
+        if kind is PasswordRequired:
+            return self.password_required()
+        if kind is PasswordRejected:
+            return self.password_rejected()
+        words = said.replace("\n", "; ")[:MOST_SHOWN]
+        because = f": {words}" if words else f": {who.method} ended with exit status {status} and said nothing"
+        if kind is TerminalRequired:
+            return TerminalRequired(f"{who.method} works on a terminal only{because}")
+        return PrivilegeDenied(f"no privileges of {who.user} by {who.method}{because}")
+
+    def password_required(self) -> PasswordRequired:
+        """Make the failure of one who has no password."""
+        key = f"authentication.{self.who.method}_password"
+        return PasswordRequired(
+            f"{self.who.method} asks for a password, and there is none: set {key} in the inventory, or have the "
+            f"command line ask for it (--ask-{self.who.method}-pass)"
+        )
+
+    def password_rejected(self) -> PasswordRejected:
+        """Make the failure of one whose password is wrong."""
+        who = self.who
+        return PasswordRejected(f"{who.method} does not accept the password (authentication.{who.method}_password)")
+
+    def late(self) -> HostError:
+        """Make the failure of one who waited in vain."""
+        said = self.said.rpartition("\n")[2]
+        return PrivilegeDenied(
+            f"{self.who.method} neither asked for a password nor ran the command within {PATIENCE:g} s"
+            + (f"; it says {said!r}" if said else ""),
+            outcome="unknown",
+        )
+
+
+def _without_part(data: bytes, *words: bytes) -> tuple[bytes, bytes]:
+    """Split off an end that may be the beginning of one of *words*."""
+    most = max(map(len, words))
+    for length in range(min(most - 1, len(data)), 0, -1):
+        if any(word.startswith(data[-length:]) for word in words):
+            return data[:-length], data[-length:]
+    return data, b""

@@ -1,0 +1,182 @@
+"""How a command is written for the host: frames of POSIX shell around it, where it needs one.
+
+A command without variables, directory and privileges is sent as the user wrote it, for whichever login
+shell there is. Everything else is a frame that the login shell hands to ``sh``. All that differs is in the
+arguments of these scripts, each of them quoted once by :func:`shlex.join`; the scripts are constants. The
+command is read by the login shell of the user who logs in, with sudo and su, too.
+"""
+
+from __future__ import annotations
+
+import secrets
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+Method = Literal["sudo", "su"]
+
+# $group: the process group, by which others can end the command. The shell reads it without a process of its own.
+_GROUP = "{ read -r _ _ _ _ group _ </proc/$$/stat; } 2>/dev/null || group=$(ps -o pgid= -p $$ 2>/dev/null)\n"
+
+# $lifeline: the process of sshd that serves the connection. The watcher is a part of the group that it ends,
+# and has no output, so that nobody waits for it.
+_WATCH = """is_there() { if [ -d /proc/$$ ]; then [ -d "/proc/$1" ]; else ps -p "$1" >/dev/null 2>&1; fi; }
+is_there "$lifeline" || { echo "the connection cannot be watched from here, so nothing is run" >&2; exit 126; }
+(
+    trap "" TERM HUP INT
+    exec </dev/null >/dev/null 2>&1
+    while kill -s 0 $$ && is_there "$lifeline"; do sleep 1; done
+    kill -s 0 $$ || exit
+    kill -s TERM -- "-$group"
+    sleep 3
+    kill -s KILL -- "-$group"
+) &
+"""
+
+# $shell: the login shell of the user who logs in.
+_PLAIN = "shell=${SHELL:-/bin/sh} lifeline=$PPID\n"
+
+# What is written to standard error before the first mark is noise of the login, then sudo's or su's, and what
+# follows the second mark is the command's. Their messages are to be in English; the command is to have its locale.
+_FRONT = 'printf %s "$1" >&2; shift\nwas=${LC_ALL-}; LC_ALL=C; export LC_ALL\n'
+_SUDO = (
+    _FRONT + "prompt=$1 user=$2 inside=$3 mark=$4; shift 4\n"
+    'exec sudo -S -p "$prompt" -u "$user" -- sh -c "$inside" sh "$was" "$PPID" "${SHELL:-/bin/sh}" "$mark" "$@"'
+)
+_SU = (
+    _FRONT + "REEMOTE_LC_ALL=$was REEMOTE_LIFELINE=$PPID REEMOTE_SHELL=${SHELL:-/bin/sh}\n"
+    "export REEMOTE_LC_ALL REEMOTE_LIFELINE REEMOTE_SHELL\n"
+    'exec su "$1" -c "$2"'
+)
+_IN_SUDO = "was=$1 lifeline=$2 shell=$3; shift 3\n"
+_IN_SU = (
+    "was=$REEMOTE_LC_ALL lifeline=$REEMOTE_LIFELINE shell=$REEMOTE_SHELL\n"
+    "unset REEMOTE_LC_ALL REEMOTE_LIFELINE REEMOTE_SHELL\n"
+)
+_MARK = (
+    'if [ -n "$was" ]; then LC_ALL=$was; export LC_ALL; else unset LC_ALL; fi\n'
+    + _GROUP
+    + 'printf "%s%s\\n" "$1" "$group" >&2; shift\n'
+)
+
+# sudo runs the program itself, since a rule of sudoers may allow nothing else. Its locale is its own.
+_BARE = (
+    'printf %s "$1" >&2; prompt=$2 user=$3; shift 3\n'
+    'if [ -n "$1" ]; then cd -- "$1" || exit; fi; shift\n'
+    'if [ -z "${LC_ALL-}" ]; then LC_MESSAGES=C; export LC_MESSAGES; fi\n'
+    'exec sudo -S -p "$prompt" -u "$user" "$@"'
+)
+
+_ENTER = 'if [ -n "$1" ]; then cd -- "$1" || exit; fi; shift\n'
+_RUN = 'exec "$@"'
+_RUN_SHELL = 'command=$1; shift; exec ${1+env} "$@" "$shell" -c "$command"'
+
+# A terminal hands on bytes as they are, says nothing twice, and has no end of input: what comes in is counted.
+_RAW = "stty raw -echo 2>/dev/null\n"
+_NO_INPUT = "exec </dev/null\n"
+_COUNTED, _COUNTED_END = 'bytes=$1; shift; head -c "$bytes" | {\n', "\n}"
+
+KILL = (
+    'kill -s TERM -- "-$1"; n=0\n'
+    'while kill -s 0 -- "-$1" 2>/dev/null && [ $n -lt 30 ]; do sleep 0.1 2>/dev/null || sleep 1; n=$((n+1)); done\n'
+    'kill -s KILL -- "-$1" 2>/dev/null; :'
+)
+"""Ends the process group that is its argument: SIGTERM, up to three seconds, SIGKILL."""
+
+SFTP_SERVER = (
+    "for each in /usr/lib/openssh /usr/libexec/openssh /usr/lib/ssh /usr/libexec /usr/libexec/ssh /usr/lib"
+    " /usr/local/libexec /usr/local/lib/openssh; do\n"
+    '[ -x "$each/sftp-server" ] && printf %s "$1" && exec "$each/sftp-server"\n'
+    "done\n"
+    "exit 79"
+)
+"""Starts the host's SFTP server, after its argument on standard output; 79 where there is none."""
+
+
+def _nonce() -> str:
+    return secrets.token_hex(16)
+
+
+@dataclass(frozen=True)
+class Become:
+    """Who is to run a command."""
+
+    method: Method
+    user: str
+    password: str | None = field(default=None, repr=False)
+    """What sudo or su is told when it asks."""
+
+
+@dataclass(frozen=True)
+class Marks:
+    """Words that nobody can know before: where in the output something begins."""
+
+    start: str = field(default_factory=_nonce)
+    """From here on sudo or su writes."""
+    prompt: str = field(default_factory=_nonce)
+    """sudo asks for the password."""
+    open: str = field(default_factory=_nonce)
+    """From here on the command writes, after the number of its process group and a newline."""
+
+
+def plain(command: str | Sequence[str], env: Mapping[str, str], directory: str | None, *, watched: bool = False) -> str:
+    """Write a command that runs as the user who logs in.
+
+    Variables are set on the way, since sshd drops those that ``AcceptEnv`` does not list.
+    """
+    if not env and directory is None and not watched:
+        return command if isinstance(command, str) else shlex.join(["exec", *command])
+    watch = _GROUP + _WATCH if watched else ""
+    end, words = _end(command, env)
+    return _framed(_PLAIN + watch + _ENTER + end, directory or "", *words)
+
+
+def become(
+    who: Become,
+    marks: Marks,
+    command: str | Sequence[str],
+    env: Mapping[str, str],
+    directory: str | None,
+    *,
+    watched: bool = False,
+    terminal: int | None = None,
+) -> str:
+    """Write a command that sudo or su runs as another user.
+
+    Args:
+        who: The other user.
+        marks: Where in the output sudo and the command begin.
+        command: A command for the shell, or a program with its arguments.
+        env: Variables.
+        directory: Where it runs.
+        watched: Whether it is ended when the connection is lost.
+        terminal: Bytes of input, where it runs on a terminal.
+    """
+    end, words = _end(command, env)
+    words = [directory or "", *words]
+    if terminal is not None:
+        end = _COUNTED + end + _COUNTED_END if terminal else _NO_INPUT + end
+        words = [words[0], *([str(terminal)] if terminal else []), *words[1:]]
+    inside = _MARK + (_WATCH if watched else "") + _ENTER + end
+    raw = _RAW if terminal is not None else ""
+    if who.method == "sudo":
+        return _framed(raw + _SUDO, marks.start, marks.prompt, who.user, _IN_SUDO + inside, marks.open, *words)
+    return _framed(raw + _SU, marks.start, who.user, _framed(_IN_SU + inside, marks.open, *words))
+
+
+def bare(who: Become, marks: Marks, argv: Sequence[str], env: Mapping[str, str], directory: str | None) -> str:
+    """Write a program that sudo itself is to run, without a shell: nothing but sudo's prompt can be marked."""
+    variables = [f"{name}={value}" for name, value in env.items()]
+    return _framed(_BARE, marks.start, marks.prompt, who.user, directory or "", *variables, "--", *argv)
+
+
+def _end(command: str | Sequence[str], env: Mapping[str, str]) -> tuple[str, list[str]]:
+    variables = [f"{name}={value}" for name, value in env.items()]
+    if isinstance(command, str):
+        return _RUN_SHELL, [command, *variables]
+    return _RUN, [*(["env", *variables] if variables else []), *command]
+
+
+def _framed(script: str, *arguments: str) -> str:
+    return shlex.join(["exec", "sh", "-c", script, "sh", *arguments])
