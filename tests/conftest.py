@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["tests.openssh_fixtures", "tests.leaks"]
+pytest_plugins = ["tests.openssh_fixtures", "tests.leaks", "tests.lab.fixtures"]
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@
 
 ``UserSshd`` is one sshd on a high port that serves one ordinary user. ``RootWorld`` is a private network
 in which several machines listen on port 22, each with its own file system, users, processes and host name.
+``tests/lab`` makes worlds of Debian hosts out of it, with networks of their own and faults.
 
 Nothing outlives the tests, not even after ``kill -9``: every server hangs on a pipe from the test process,
 and under root a process namespace makes the kernel end whatever the server started.
@@ -25,6 +26,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Self
 
@@ -70,30 +72,56 @@ directory=$1
 ip link set lo up
 mount --bind "$directory/hosts" /etc/hosts
 if [ -e /etc/nsswitch.conf ]; then mount --bind "$directory/nsswitch.conf" /etc/nsswitch.conf; fi
+"""
+
+_READY = """
 echo ready
 exec env --ignore-signal=CHLD cat >/dev/null
 """
 
-# Arguments: directory, name, then the command. The machine sees this one's file system through an overlay,
-# so that it may write everywhere; what is personal here is replaced by empty directories.
+# Arguments: directory, name, lower root, size of the disk, then the command. The machine sees the lower root, such
+# as this machine's, through an overlay, so that it may write everywhere.
 _MACHINE = """
-directory=$1 name=$2
-shift 2
+directory=$1 name=$2 root=$3 size=$4
+shift 4
 echo "$name" >/proc/sys/kernel/hostname
 cd "$directory"
 mkdir -p disk
-mount -t tmpfs -o mode=755 tmpfs disk
+mount -t tmpfs -o "mode=755,size=$size" tmpfs disk
 cd disk
 mkdir upper work new
-mount -t overlay overlay -o lowerdir=/,upperdir=upper,workdir=work new
-mount --rbind /dev new/dev
-mount --rbind /sys new/sys
+mount -t overlay overlay -o "lowerdir=$root,upperdir=upper,workdir=work" new
+mount -t tmpfs -o mode=755 tmpfs new/dev
+cd new/dev
+for each in full null random tty urandom zero; do
+    touch "$each"
+    mount --bind "/dev/$each" "$each"
+done
+mkdir pts shm
+mount -t devpts -o newinstance,ptmxmode=666,mode=620,gid=5 devpts pts
+mount -t tmpfs -o mode=1777 tmpfs shm
+ln -s pts/ptmx ptmx
+ln -s /proc/self/fd fd
+ln -s fd/0 stdin
+ln -s fd/1 stdout
+ln -s fd/2 stderr
+cd ../..
+mount -t sysfs -o ro sysfs new/sys
 mount -t proc proc new/proc
-for each in home run; do mount -t tmpfs -o mode=755 tmpfs "new/$each"; done
+mount -t tmpfs -o mode=755 tmpfs new/run
+"""
+
+# What is personal on this machine is replaced by empty directories.
+_IMPERSONAL = """
+mount -t tmpfs -o mode=755 tmpfs new/home
 mount -t tmpfs -o mode=700 tmpfs new/root
 for each in tmp var/tmp; do mount -t tmpfs -o mode=1777 tmpfs "new/$each"; done
 rm -rf new/etc/ssh new/etc/sudoers.d
-mkdir new/etc/sudoers.d new/run/sshd
+mkdir new/etc/sudoers.d
+"""
+
+_ENTER = """
+mkdir new/run/sshd
 cp -a ../files/. new/
 mkdir new/.old
 pivot_root new new/.old
@@ -629,12 +657,30 @@ def _free_id() -> int:
     return next(each for each in range(58000, 59000) if each not in taken)
 
 
+@dataclass(frozen=True)
+class User:
+    """Someone who may log in to machines.
+
+    ``password`` is for all purposes, sudo and su included; ``key`` says whether ``client_key`` is let in, too.
+    ``sudo`` is a rule such as ``ALL=(ALL:ALL) ALL``, or nothing; ``defaults`` are settings of sudo for this user.
+    """
+
+    name: str
+    password: str | None = None
+    key: bool = False
+    sudo: str = ""
+    defaults: str = ""
+    shell: str = "/bin/bash"
+
+
 class Machine(_Server):
     """One machine of a ``RootWorld``: a root sshd on port 22 of its own address.
 
     Its file system starts as this machine's, without the homes, users, SSH files and sudo rules; it may be
     changed freely and is lost with ``stop()``. Host name, users and processes are its own.
     """
+
+    _namespaces: tuple[str, ...] = ("-m", "-u", "-p")
 
     def __init__(self, world: RootWorld, directory: Path, name: str, address: str) -> None:
         directory.mkdir(parents=True)
@@ -679,19 +725,50 @@ class Machine(_Server):
 
     def _command(self) -> list[str]:
         inside = ["nsenter", "-t", str(self._world.pid), "-n", "-m", "-p", "--"]
-        own = ["unshare", "-m", "-u", "-p", "--fork", "--kill-child"]
-        script = _script(self._directory, _MACHINE + _HOLD)
-        return [*inside, *own, *script, self.name, _tool("sshd") or "sshd", "-D", "-e"]
+        own = ["unshare", *self._namespaces, "--fork", "--kill-child"]
+        script = _script(self._directory, self._network() + _MACHINE + self._cleaning() + _ENTER + _HOLD)
+        return [*inside, *own, *script, self.name, str(self._world.root), self._world.disk, self._sshd(), "-D", "-e"]
+
+    def _network(self) -> str:
+        """What the start does first, in the machine's namespaces."""
+        return ""
+
+    def _cleaning(self) -> str:
+        """What the start does with the new file system."""
+        return _IMPERSONAL
+
+    def _sshd(self) -> str:
+        return _tool("sshd") or "sshd"
+
+    def _defaults(self) -> dict[str, Option]:
+        """What is in sshd_config unless the test says otherwise."""
+        return {
+            "Port": self.port,
+            "ListenAddress": self.address,
+            "HostKey": "/etc/ssh/ssh_host_ed25519_key",
+            "UsePAM": False,
+            "PasswordAuthentication": True,
+            "LogLevel": "VERBOSE",
+            "PidFile": "/run/sshd.pid",
+            "Subsystem": "sftp internal-sftp",
+        }
 
 
 class RootWorld:
     """A private network with machines in it, and a place for client programs; for root only.
 
     ``machines`` maps names to ``Machine``. ``users`` (name: password) log in by password or by ``client_key``;
-    the first is the default one, and ``root`` sets the password of root. ``sudoers`` are the rules for sudo.
+    the first is the default one, and ``root`` sets the password of root. Instead of names and passwords they may be
+    ``User``s, who replace the default one, too. ``sudoers`` are the rules for sudo.
     ``options`` go to each sshd_config, see ``UserSshd``. ``home`` is the HOME of the client programs, with
     ``.ssh/known_hosts``; the key lies elsewhere, so that a password is needed unless the key is named.
     """
+
+    root = Path("/")
+    """What the file systems of the machines start as."""
+
+    disk = "50%"
+    """How much the machines may write, for the size of a tmpfs."""
 
     def __init__(
         self,
@@ -699,25 +776,26 @@ class RootWorld:
         names: Sequence[str] = ("server104", "server105"),
         options: Mapping[str, Option] | None = None,
         *,
-        users: Mapping[str, str] | None = None,
+        users: Mapping[str, str] | Sequence[User] | None = None,
         sudoers: str = "user ALL=(ALL:ALL) ALL",
         shell: str = "/bin/bash",
     ) -> None:
         self.directory = directory.resolve()
-        self.users = {"user": "password"} | dict(users or {})
+        self.accounts = (
+            [User(*each, key=True, shell=shell) for each in ({"user": "password"} | dict(users or {})).items()]
+            if users is None or isinstance(users, Mapping)
+            else list(users)
+        )
+        self.users = {each.name: each.password for each in self.accounts if each.password is not None}
         self.home = self.directory / "home"
         self.known_hosts = self.home / ".ssh" / "known_hosts"
         self.client_key = self.directory / "client_key"
         self._options = dict(options or {})
         self._sudoers = sudoers
-        self._shell = shell
         self._process: subprocess.Popen[bytes] | None = None
         self._clients: list[subprocess.Popen[str]] = []
         self.pid = 0
-        addresses = dict(zip(names, _addresses(names), strict=True))
-        self.machines = {
-            name: Machine(self, self.directory / name, name, address) for name, address in addresses.items()
-        }
+        self.machines = {name: self._machine(name, address) for name, address in self._addresses(names).items()}
         self._write_files()
 
     def __enter__(self) -> Self:
@@ -742,7 +820,7 @@ class RootWorld:
         """Make the network and start all machines; nothing happens if it runs already."""
         if self._process is not None:
             return
-        script = _script(self.directory, _WORLD)
+        script = _script(self.directory, _WORLD + self._network() + _READY)
         with (self.directory / "world.log").open("ab") as log:
             self._process = subprocess.Popen(
                 ["unshare", "-n", "-m", "-p", "--fork", "--kill-child", *script],
@@ -853,6 +931,24 @@ class RootWorld:
         with _network_of(self.pid):
             yield
 
+    def _machine(self, name: str, address: str) -> Machine:
+        return Machine(self, self.directory / name, name, address)
+
+    def _addresses(self, names: Sequence[str]) -> dict[str, str]:
+        """One loopback address for each name; ``server104`` gets 127.0.104.1."""
+        return {name: f"127.0.{number}.1" for name, number in _numbers(names, 254).items()}
+
+    def _network(self) -> str:
+        """What the start does in the world's namespaces."""
+        return ""
+
+    def _rules(self) -> str:
+        """The text of /etc/sudoers."""
+        own = [f"{each.name} {each.sudo}\n" for each in self.accounts if each.sudo]
+        own += [f"Defaults:{each.name} {each.defaults}\n" for each in self.accounts if each.defaults]
+        rules = f"Defaults env_reset\nDefaults secure_path={_PATH}\nroot ALL=(ALL:ALL) ALL\n"
+        return f"{rules}{''.join(own)}{self._sudoers}\n@includedir /etc/sudoers.d\n"
+
     def _write_files(self) -> None:
         allowed = _make_key(self.client_key, "client")
         hosts = "127.0.0.1 localhost\n::1 localhost\n" + "".join(
@@ -869,63 +965,54 @@ class RootWorld:
             ssh = files / "etc" / "ssh"
             machine.host_key = _make_key(ssh / "ssh_host_ed25519_key", machine.name)
             known.append(f"{machine.name},{machine.address} {machine.host_key}\n")
-            defaults: dict[str, Option] = {
-                "Port": machine.port,
-                "ListenAddress": machine.address,
-                "HostKey": "/etc/ssh/ssh_host_ed25519_key",
-                "UsePAM": False,
-                "PasswordAuthentication": True,
-                "LogLevel": "VERBOSE",
-                "PidFile": "/run/sshd.pid",
-                "Subsystem": "sftp internal-sftp",
-            }
-            config = _config(_copied(self._options, ssh / "files", Path("/etc/ssh/files")), defaults)
-            rules = f"Defaults env_reset\nDefaults secure_path={_PATH}\nroot ALL=(ALL:ALL) ALL\n"
-            rules += f"{self._sudoers}\n@includedir /etc/sudoers.d\n"
+            options = _copied(self._options, ssh / "files", Path("/etc/ssh/files"))
             for name, text, mode in [
-                ("ssh/sshd_config", config, 0o644),
+                ("ssh/sshd_config", _config(options, machine._defaults()), 0o644),
                 ("hostname", machine.name + "\n", 0o644),
                 ("hosts", hosts, 0o644),
                 ("nsswitch.conf", nsswitch, 0o644),
                 ("passwd", passwd, 0o644),
                 ("group", group, 0o644),
                 ("shadow", shadow, 0o600),
-                ("sudoers", rules, 0o440),
+                ("sudoers", self._rules(), 0o440),
             ]:
                 (files / "etc" / name).write_text(text)
                 (files / "etc" / name).chmod(mode)
             self._write_homes(files, passwd, allowed)
-            for path in [files, *(each for each in files.rglob("*") if each.is_dir())]:
-                if path.name not in {".ssh", "root", *self.users}:
-                    path.chmod(0o755)
         self.write(".ssh/known_hosts", "".join(known))
         (self.home / ".ssh").chmod(0o700)
 
     def _user_files(self) -> tuple[str, str, str]:
-        """passwd, shadow and group: this machine's system users, and the users of the world."""
-        system = [each for each in pwd.getpwall() if each.pw_uid < 1000 or each.pw_uid == 65534]
-        system = [each for each in system if each.pw_name == "root" or each.pw_name not in self.users]
-        groups = [each for each in grp.getgrall() if each.gr_gid < 1000 or each.gr_gid == 65534]
-        passwd = [f"{u.pw_name}:x:{u.pw_uid}:{u.pw_gid}::{u.pw_dir}:{u.pw_shell}\n" for u in system]
-        group = [f"{g.gr_name}:x:{g.gr_gid}:\n" for g in groups if g.gr_name not in self.users]
-        for number, name in enumerate((name for name in self.users if name != "root"), 1000):
-            passwd.append(f"{name}:x:{number}:{number}::/home/{name}:{self._shell}\n")
-            group.append(f"{name}:x:{number}:\n")
-        names = [line.partition(":")[0] for line in passwd]
+        """passwd, shadow and group: the system users of the root, and the users of the world."""
+        names = {each.name for each in self.accounts}
+        system = [each for each in self._system("passwd") if each[0] == "root" or each[0] not in names]
+        passwd = [f"{name}:x:{uid}:{gid}::{home}:{shell}\n" for name, _, uid, gid, _, home, shell in system]
+        group = [f"{name}:x:{gid}:\n" for name, _, gid, _ in self._system("group") if name not in names - {"root"}]
+        for number, user in enumerate((user for user in self.accounts if user.name != "root"), 1000):
+            passwd.append(f"{user.name}:x:{number}:{number}::/home/{user.name}:{user.shell}\n")
+            group.append(f"{user.name}:x:{number}:\n")
         hashes = {name: _hashed(password) for name, password in self.users.items()}
-        shadow = "".join(f"{name}:{hashes.get(name, '*')}:19000:0:99999:7:::\n" for name in names)
+        every = [line.partition(":")[0] for line in passwd]
+        shadow = "".join(f"{name}:{hashes.get(name, '*')}:19000:0:99999:7:::\n" for name in every)
         return "".join(passwd), shadow, "".join(group)
 
+    def _system(self, kind: str) -> list[list[str]]:
+        """The lines of passwd or group that belong to the system."""
+        lines = [line.split(":") for line in (self.root / "etc" / kind).read_text().splitlines()]
+        return [line for line in lines if int(line[2]) < 1000 or int(line[2]) == 65534]
+
     def _write_homes(self, files: Path, passwd: str, allowed: str) -> None:
-        for line in passwd.splitlines():
-            name, _, uid, gid, _, home, _ = line.split(":")
-            if name in self.users:
-                ssh = files / home.lstrip("/") / ".ssh"
-                ssh.mkdir(parents=True)
-                (ssh / "authorized_keys").write_text(allowed + "\n")
-                for path, mode in [(ssh.parent, 0o700), (ssh, 0o700), (ssh / "authorized_keys", 0o600)]:
-                    os.chown(path, int(uid), int(gid))
-                    path.chmod(mode)
+        for path in [files, *(each for each in files.rglob("*") if each.is_dir())]:
+            path.chmod(0o755)
+        entries = {line.partition(":")[0]: line.split(":") for line in passwd.splitlines()}
+        for user in self.accounts:
+            _, _, uid, gid, _, home, _ = entries[user.name]
+            ssh = files / home.lstrip("/") / ".ssh"
+            ssh.mkdir(parents=True)
+            (ssh / "authorized_keys").write_text(f"{allowed}\n" if user.key else "")
+            for path, mode in [(ssh.parent, 0o700), (ssh, 0o700), (ssh / "authorized_keys", 0o600)]:
+                os.chown(path, int(uid), int(gid))
+                path.chmod(mode)
 
 
 def _end_group(client: subprocess.Popen[str]) -> None:
@@ -935,12 +1022,12 @@ def _end_group(client: subprocess.Popen[str]) -> None:
         client.wait()
 
 
-def _addresses(names: Sequence[str]) -> list[str]:
-    """One loopback address for each name; ``server104`` gets 127.0.104.1."""
+def _numbers(names: Sequence[str], most: int) -> dict[str, int]:
+    """A number for each name: the one at its end, if all have their own; else they are counted."""
     wanted = [int(found[1]) if (found := re.search(r"(\d+)$", name)) else 0 for name in names]
-    if len({*wanted}) < len(wanted) or not all(0 < each < 255 for each in wanted):
+    if len({*wanted}) < len(wanted) or not all(0 < each <= most for each in wanted):
         wanted = list(range(1, len(names) + 1))
-    return [f"127.0.{each}.1" for each in wanted]
+    return dict(zip(names, wanted, strict=True))
 
 
 @functools.cache

@@ -363,9 +363,10 @@ def test_the_machines_are_apart(world: RootWorld) -> None:
     first, second = world["server104"], world["server105"]
     first.path("/etc/only-here").touch()
     first.path("/tmp/only-here").touch()
+    first.path("/dev/shm/only-here").touch()
     first.run(["useradd", "-m", "another"]).check_returncode()
     assert first.path("/home/another").is_dir()
-    for file in ["/etc/only-here", "/tmp/only-here", "/home/another"]:
+    for file in ["/etc/only-here", "/tmp/only-here", "/dev/shm/only-here", "/home/another"]:
         assert not second.path(file).exists()
         assert not Path(file).exists()
     assert second.run(["hostname"]).stdout == "server105\n"
