@@ -206,6 +206,7 @@ def test_how_shell_is_shown(document: Document) -> None:
     value = document["components"]["schemas"]["HostShellResponse"]["properties"]["value"]
     assert list(resolve(document, value)["properties"]) == [
         "command", "subsystem", "exit_status", "exit_signal", "returncode", "stdout", "stderr",
+        "truncated", "stdout_size", "stderr_size", "pty",
     ]  # fmt: skip
 
 

@@ -16,6 +16,7 @@ import pytest
 
 from reemote.core import catalogue
 from reemote.core.operation import Operation
+from reemote.host import Command, Shell
 from reemote.scp import Download, Upload
 from reemote.server.openapi import OPTIONS
 from reemote.server.routes import accepted
@@ -222,6 +223,9 @@ def test_each_local_parameter_is_known() -> None:
         (Sync(localpath="a", remotepath="b"), ["a"]),
         (Upload(srcpaths="a", dstpath="b"), ["a"]),
         (Download(srcpaths="b", dstpath="a"), ["a"]),
+        (Shell(cmd="b", output="a"), ["a"]),
+        (Shell(cmd="b", output=5), []),
+        (Command(argv=["b"], output="a"), ["a"]),
     ]
     for operation, paths in made:
         assert [os.fsdecode(path) for path in local_paths(operation)] == [os.fsdecode(path) for path in paths]

@@ -111,15 +111,16 @@ class Session(_Options):
         def __init__(self, **options: Any) -> None: ...
 
 
+_USER_NAME = r"[^\u0000-\u0020\u007f:/-][^\u0000-\u0020\u007f:/]*"
+
+
 def _user_name(value: str) -> str:
-    if not re.fullmatch(r"[^\s:/\0-][^\s:/\0]*", value):
+    if not re.fullmatch(_USER_NAME, value):
         raise ValueError("a user's name has no spaces, colons and slashes, and does not begin with a hyphen")
     return value
 
 
-UserName = Annotated[
-    str, AfterValidator(_user_name), Field(json_schema_extra={"pattern": r"^[^\s:/\u0000-][^\s:/\u0000]*$"})
-]
+UserName = Annotated[str, AfterValidator(_user_name), Field(json_schema_extra={"pattern": f"^{_USER_NAME}$"})]
 """The name of a user on a host."""
 
 

@@ -1,8 +1,8 @@
 """Values that never show: which names are secret, where they come from, and how they are masked.
 
 A secret may be a reference to where it is kept: ``env:NAME`` is a variable of the environment,
-``file:PATH`` a file, and ``cmd:COMMAND`` what a command of this machine prints; the newline at the end
-does not count. It is looked up when it is first needed. A secret that begins like one of these itself
+``file:PATH`` the first line of a file, and ``cmd:COMMAND`` the first line that a command of this machine
+prints. It is looked up when it is first needed. A secret that begins like one of these itself
 is written as ``pass:SECRET``.
 """
 
@@ -110,7 +110,7 @@ def _from_environment(name: str) -> str:
 
 def _from_file(path: str) -> str:
     try:
-        return _without_newline(Path(path).expanduser().read_text(encoding="utf-8"))
+        return _first_line(Path(path).expanduser().read_text(encoding="utf-8"))
     except (OSError, ValueError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise SecretNotFound(f"the secret file:{path}: {reason}") from None
@@ -121,7 +121,7 @@ def _from_command(command: str) -> str:
         done = subprocess.run(  # noqa: S602 - the operator's own command, as in the inventory
             command, shell=True, check=True, stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE
         )
-        return _without_newline(done.stdout.decode())
+        return _first_line(done.stdout.decode())
     except subprocess.CalledProcessError as error:
         said = error.stderr.decode(errors="backslashreplace").rstrip().rpartition("\n")[2]
         ending = f"exit status {error.returncode}" if error.returncode >= 0 else f"signal {-error.returncode}"
@@ -132,8 +132,8 @@ def _from_command(command: str) -> str:
         raise SecretNotFound(f"the secret cmd:{command}: it cannot be run, or prints no UTF-8 text") from None
 
 
-def _without_newline(text: str) -> str:
-    return text.removesuffix("\n").removesuffix("\r")
+def _first_line(text: str) -> str:
+    return text.partition("\n")[0].removesuffix("\r")
 
 
 _SOURCES: Mapping[str, Callable[[str], str]] = {

@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from ..core.errors import InventoryError, ReemoteError
 from ..core.inventory import Connection, complaints
-from ..core.secrets import MASK, NAMES
+from ..core.secrets import MASK, NAMES, is_reference
 from ..ssh.options import plan
 
 _Key = Annotated[str, Field(pattern=r"^[A-Za-z0-9_@][A-Za-z0-9_.@-]{0,100}$")]
@@ -48,6 +48,16 @@ def _known_encoding(name: str) -> str:
         raise ValueError("there is no such encoding") from None
 
 
+def _plain(text: str) -> str:
+    """Refuse a reference: it would read files of this machine, or run commands on it."""
+    if is_reference(text) and not text.startswith("pass:"):
+        raise ValueError("a reference (env:, file:, cmd:) may not be given over HTTP; a password like one is pass:...")
+    return text
+
+
+_Secret = Annotated[str, AfterValidator(_plain)]
+
+
 class _Options(BaseModel):
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
@@ -66,9 +76,18 @@ class HostConnection(_Options):
     keepalive_interval: _Seconds | None = None
     login_timeout: _Seconds | None = None
     max_sessions: _Count | None = None
-    passphrase: str | None = None
-    password: str | None = None
+    passphrase: _Secret | None = None
+    password: _Secret | None = None
     username: _User | None = None
+
+
+class Passwords(_Options):
+    """Who to become on a host."""
+
+    sudo_password: _Secret | None = None
+    sudo_user: str | None = None
+    su_user: str | None = None
+    su_password: _Secret | None = None
 
 
 class SessionOptions(_Options):
@@ -134,15 +153,22 @@ def item(given: Any, stored: Mapping[str, Any] | None = None) -> Any:
     if not isinstance(given, dict):
         return given
     checked, before = dict(given), stored or {}
-    for part, check in (("connection", _connection), ("session", session)):
+    for part, check in (("connection", _connection), ("session", session), ("authentication", _authentication)):
         options, old = given.get(part), before.get(part) or {}
         if isinstance(options, dict):
-            may_keep = part == "session" or leads_to(options) == leads_to(old)
+            may_keep = part != "connection" or leads_to(options) == leads_to(old)
             known = {name: value for name, value in options.items() if may_keep and name in old}
             kept = {name: value for name, value in known.items() if value in (old[name], MASK)}
             new = check({name: value for name, value in options.items() if name not in kept})
             checked[part] = {name: {**kept, **new}[name] for name in options}
     return checked
+
+
+def _authentication(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Check that no password is a reference; the shape is checked elsewhere."""
+    named = {name: value for name, value in options.items() if name in NAMES and isinstance(value, str)}
+    _checked(Passwords, named, "authentication")
+    return dict(options)
 
 
 def leads_to(options: Mapping[str, Any]) -> dict[str, Any]:

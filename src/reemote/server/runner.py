@@ -195,7 +195,9 @@ class _Served:
 def local_paths(operation: Operation[Any]) -> list[files.Path]:
     """Give the paths of this machine that an operation names; patterns, too, as they are."""
     values = [getattr(operation, name) for name in _local_parameters(type(operation))]
-    return [path for value in values if value is not None for path in files.listed(value)]
+    return [
+        path for value in values if value is not None and not isinstance(value, int) for path in files.listed(value)
+    ]
 
 
 @cache

@@ -22,21 +22,17 @@ LONGEST = 64 * 1024
 MOST_SHOWN = 500
 """Characters of what they say that a failure shows."""
 
-_SU_PROMPT = re.compile(rb"[Pp]assword[^\n]*: ?\Z")
+_SU_PROMPT = re.compile(rb"[Pp]assword[^\n]*: *\Z")
+
+_REMEDY = "; in sudoers, 'Defaults:USER !requiretty' lets the login user do without"
 
 _SAYS: tuple[tuple[str, type[PrivilegeDenied]], ...] = (
+    (r"account|expired", PrivilegeDenied),
     (r"must have a tty|must be run from a terminal|a terminal is required to use|no tty present", TerminalRequired),
     (r"password is required|interactive authentication is required|no password was provided", PasswordRequired),
     (
-        r"incorrect password|incorrect authentication|Sorry, try again|Authentication fail|su: .*incorrect",
+        r"incorrect password|incorrect authentication|Sorry, try again|[Aa]uthentication fail|su: .*incorrect",
         PasswordRejected,
-    ),
-    (
-        (
-            r"not in the sudoers file|not allowed|may not run sudo|unknown user|does not exist|account validation|"
-            r"[Pp]ermission denied|cannot set|not available|I'm afraid"
-        ),
-        PrivilegeDenied,
     ),
 )
 """What sudo (1.9, sudo-rs) and su (util-linux, shadow, BusyBox) say in English; the first that fits is taken."""
@@ -48,13 +44,11 @@ class Gate:
     Args:
         who: Who is to run the command.
         marks: The words to look for.
-        marked: Whether the command's beginning is marked; where sudo runs a program without a shell, it is not.
     """
 
-    def __init__(self, who: Become, marks: Marks, *, marked: bool = True) -> None:
+    def __init__(self, who: Become, marks: Marks) -> None:
         self.who = who
         self.marks = marks
-        self.marked = marked
         self.news = asyncio.Event()
         """Something has happened that whoever waits at the gate may want to know."""
         self.is_open = False
@@ -65,6 +59,8 @@ class Gate:
         """How often sudo or su has asked."""
         self.began = False
         """Whether sudo or su was started."""
+        self.before = 0
+        """Bytes that came before that."""
         self._held = b""
         self._said = b""
 
@@ -72,11 +68,11 @@ class Gate:
     def said(self) -> str:
         """What sudo or su has said, as far as it is of interest."""
         lines = self._said.decode("utf-8", "backslashreplace").replace("\r", "").split("\n")
-        return "\n".join(line.strip() for line in lines if line.strip() and not _SU_PROMPT.search(line.encode() + b" "))
+        return "\n".join(line.strip() for line in lines if line.strip() and not _SU_PROMPT.search(line.encode()))
 
     def feed(self, data: bytes) -> bytes:
         """Take what came, and give what is not sudo's or su's."""
-        if self.is_open and self.marked:
+        if self.is_open:
             return data
         passed = b"".join(self._passed(data))
         self.news.set()
@@ -96,13 +92,12 @@ class Gate:
             before, found, after = self._held.partition(self.marks.start.encode())
             if not found:
                 before, self._held = _without_part(self._held, self.marks.start.encode())
+                self.before += len(before)
                 yield before
                 return
+            self.before += len(before)
             yield before
             self.began, self._held = True, after
-        if not self.marked:
-            yield from self._unmarked()
-            return
         before, found, after = self._held.partition(self.marks.open.encode())
         number, newline, rest = after.partition(b"\n")
         if found and newline:
@@ -114,18 +109,6 @@ class Gate:
             heard, prompt, last = self._held.rpartition(self.marks.prompt.encode())
             last, self._held = _without_part(last, self.marks.open.encode(), self.marks.prompt.encode())
             self._listen(heard + prompt + last)
-
-    def _unmarked(self) -> Iterator[bytes]:
-        """Take out prompts; what else there is may be the program's."""
-        while True:
-            before, found, after = self._held.partition(self.marks.prompt.encode())
-            if not found:
-                break
-            self.prompts += 1
-            self._held = after
-            yield before
-        before, self._held = _without_part(self._held, self.marks.prompt.encode())
-        yield before
 
     def _listen(self, heard: bytes) -> None:
         """Hear what sudo or su says: count the prompts, and keep the rest."""
@@ -140,23 +123,46 @@ class Gate:
                 self._said += b"\n"
 
     def failure(self, status: int | None, more: str = "") -> PrivilegeDenied:
-        """Say why the command did not begin; *more* is what came on the other stream."""
+        """Say why the command did not begin; *more* is what came besides."""
         who = self.who
+        if not self.began:
+            last = more.strip().rpartition("\n")[2]
+            return PrivilegeDenied(
+                f"the login shell did not start {who.method}, exit status {status}" + (f": {last}" if last else "")
+            )
         said = self.said or more.strip()
         kind = next((kind for text, kind in _SAYS if re.search(text, said)), PrivilegeDenied)
         if kind is PasswordRejected and who.password is None:
             kind = PasswordRequired
         if status == 127 and "not found" in said:
             return PrivilegeDenied(f"the host has no {who.method}")
-        if kind is PasswordRequired:
+        if kind is PasswordRequired and who.password is None:
             return self.password_required()
-        if kind is PasswordRejected:
-            return self.password_rejected()
         words = said.replace("\n", "; ")[:MOST_SHOWN]
+        if kind is PasswordRejected:
+            return self.password_rejected(words)
         because = f": {words}" if words else f": {who.method} ended with exit status {status} and said nothing"
         if kind is TerminalRequired:
-            return TerminalRequired(f"{who.method} works on a terminal only{because}")
+            return TerminalRequired(f"{who.method} works on a terminal only{because}{_REMEDY}")
+        if kind is PasswordRequired:
+            return PasswordRequired(
+                f"{who.method} took the password, and asks for it again (timestamp_timeout=0 in sudoers?): a program "
+                f"without a shell cannot answer; allow it with NOPASSWD, or use Shell{because}"
+            )
         return PrivilegeDenied(f"no privileges of {who.user} by {who.method}{because}")
+
+    def answer(self) -> bytes:
+        """Give the line that answers a prompt.
+
+        Raises:
+            PasswordRequired: There is no password.
+            PasswordRejected: It cannot be given in one line.
+        """
+        if self.who.password is None:
+            raise self.password_required()
+        if any(character in self.who.password for character in "\n\r\0"):
+            raise PasswordRejected(f"a password with a line break or NUL in it cannot be given to {self.who.method}")
+        return self.who.password.encode("utf-8", "surrogateescape") + b"\n"
 
     def password_required(self) -> PasswordRequired:
         """Make the failure of one who has no password."""
@@ -166,10 +172,10 @@ class Gate:
             f"command line ask for it (--ask-{self.who.method}-pass)"
         )
 
-    def password_rejected(self) -> PasswordRejected:
+    def password_rejected(self, words: str = "") -> PasswordRejected:
         """Make the failure of one whose password is wrong."""
-        who = self.who
-        return PasswordRejected(f"{who.method} does not accept the password (authentication.{who.method}_password)")
+        method, said = self.who.method, f": {words}" if words else ""
+        return PasswordRejected(f"{method} does not accept the password (authentication.{method}_password){said}")
 
     def late(self) -> HostError:
         """Make the failure of one who waited in vain."""

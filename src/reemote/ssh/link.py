@@ -24,7 +24,9 @@ from ..core.errors import (
     PrivilegeDenied,
     TerminalRequired,
 )
+from ..core.host import scope
 from ..core.response import Completed
+from ..core.secrets import LookUp, Scrubber
 from .errors import connect_failure, run_failure
 from .hostkeys import HostKeyClient
 from .options import Plan
@@ -34,6 +36,10 @@ from .sftp import start
 from .wire import KILL, Become
 
 log = logging.getLogger("reemote")
+
+# asyncssh logs commands, and what goes wrong may name what was sent.
+for _name in ("reemote", "asyncssh", "asyncssh.sftp"):
+    logging.getLogger(_name).addFilter(Scrubber())
 
 BACKOFF, BACKOFF_CAP = 0.25, 4.0
 """Seconds before the second attempt to connect, doubled for each further one up to the cap."""
@@ -87,6 +93,9 @@ async def _attempt(plan: Plan) -> Link:
         return client
 
     arguments = {"client_factory": factory, **plan.arguments, "known_hosts": plan.trust.known_hosts()}
+    if arguments.get("password"):
+        run = scope.get(None)
+        arguments["password"] = await (run.secrets if run else LookUp()).get(arguments["password"])
     try:
         # The option bounds what asyncssh does; the timeout here bounds name resolution, too.
         async with asyncio.timeout(plan.timeout or None):

@@ -14,9 +14,9 @@ from typing import Any
 import asyncssh
 from pydantic import ValidationError
 
-from ..core.errors import InventoryError
+from ..core.errors import InventoryError, SecretNotFound
 from ..core.inventory import Connection, complaints
-from ..core.secrets import reveal
+from ..core.secrets import resolve, reveal
 from .hostkeys import PORT, Trust
 
 DEFAULTS: dict[str, Any] = {
@@ -95,6 +95,8 @@ def plan(connection: Connection, overrides: Mapping[str, Any] | None = None) -> 
             raise InventoryError(f"{connection.host}: connection: {problems}") from None
     options = {name: reveal(value) for name, value in connection.options().items()}
     check_names(options, CONNECTION_OPTIONS | _OURS, f"{connection.host}: connection")
+    if options.get("passphrase") is not None:
+        options["passphrase"] = _passphrase(options["passphrase"], connection.host)
     given = {name: value for name, value in options.items() if name not in _OURS and value is not None}
     for name in ("known_hosts", "client_keys", "agent_path", "config"):
         if name in options:  # None means something for these
@@ -181,6 +183,17 @@ def _keys(given: dict[str, Any], host: str) -> dict[str, Any]:
     # An empty list would make asyncssh read the default files again for each connection; None keeps
     # it from asking the agent.
     return {"client_keys": keys or ([] if agent else None), "agent_path": agent}
+
+
+def _passphrase(text: str, host: str) -> str:
+    """Look a passphrase up, wherever it is kept: keys are read before anything runs."""
+    try:
+        return _known_passphrase(text)
+    except SecretNotFound as error:
+        raise InventoryError(f"{host}: passphrase: {error.detail}") from None
+
+
+_known_passphrase = lru_cache(maxsize=256)(resolve)
 
 
 def _is_pair(named: Any) -> bool:

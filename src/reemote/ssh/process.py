@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import shlex
 from collections.abc import AsyncGenerator, AsyncIterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from typing import Any
 
 import asyncssh
 
-from ..core.errors import CommandTimeout, ConnectionLost, HostError
+from ..core.errors import CommandTimeout, ConnectionLost, HostError, PrivilegeDenied
 from ..core.events import Lines, Place, Stream
 from ..core.response import Completed
 from . import wire
@@ -32,13 +33,14 @@ GRACE_TERM, GRACE_KILL = 3.0, 2.0
 YOUNG = 0.3
 """Seconds of a command's life in which it may not be able to hear a signal yet."""
 
+_REFUSED = re.compile(
+    r"sudo(-rs)?: (a password is required|interactive authentication is required|sorry, you are not allowed to .*)"
+)
+"""What sudo says when it does not run a program, although it had said that it may be run."""
+
 DRAIN_QUIET, DRAIN_MOST = 2.0, 20.0
 """Seconds for output after a command's end: of silence, and at the most. Processes that it left in
 the background keep the channel open; what was still on its way must not be lost."""
-
-UNASKED, SETTLED = 5.0, 4.0
-"""Seconds of silence after which a program that sudo runs without a shell counts as begun: with no
-prompt so far, and after the password (PAM takes two seconds to refuse one). Then its input follows."""
 
 FAREWELL = 0.5
 """Seconds that sudo and su have to end when they get no password; they are left alone then."""
@@ -79,23 +81,23 @@ class Request:
 
     def gate(self) -> Gate | None:
         """Make the gate that a command with other privileges has to pass."""
-        return None if self.who is None else Gate(self.who, Marks(), marked=not self._is_bare)
+        return None if self.who is None else Gate(self.who, Marks())
 
     @property
-    def _is_bare(self) -> bool:
+    def is_bare(self) -> bool:
         """Whether sudo runs the program itself: it may be all that it allows."""
         is_sudo = self.who is not None and self.who.method == "sudo"
-        return is_sudo and not (isinstance(self.command, str) or self.watched or self.terminal)
+        return is_sudo and not isinstance(self.command, str) and not self.watched
 
     def wire(self, gate: Gate | None) -> str:
         """Write the command as it is sent."""
         command, env, cwd = self.command, self.env, self.cwd
         if gate is None:
             return wire.plain(command, env, cwd, watched=self.watched)
-        if not isinstance(command, str) and self._is_bare:
-            return wire.bare(gate.who, gate.marks, command, env, cwd)
         size = len(self.stdin) if isinstance(self.stdin, bytes) else 0
         terminal = size if self.terminal else None
+        if self.is_bare:
+            return wire.bare(gate.who, gate.marks, command, env, cwd, terminal=terminal)
         return wire.become(gate.who, gate.marks, command, env, cwd, watched=self.watched, terminal=terminal)
 
     def options(self) -> dict[str, Any]:
@@ -189,11 +191,6 @@ class CommandSession(asyncssh.SSHClientSession[bytes]):
             self.streams[datatype].add(data)
         if datatype in self._lines:
             self._lines[datatype].add(data)
-
-    @property
-    def has_output(self) -> bool:
-        """Whether anything was written."""
-        return any(stream.total for stream in self.streams.values())
 
     def finish(self) -> None:
         """Hand on what was waiting for its continuation; nothing follows."""
@@ -320,22 +317,19 @@ class Process:
         until = clock() + PATIENCE
         while not gate.is_open and not self.session.ended.is_set():
             if gate.prompts > answered:
-                if gate.who.password is None or answered:
+                try:
+                    answer = gate.answer()
+                    if answered:
+                        raise gate.password_rejected()
+                except PrivilegeDenied:
                     await self._give_up()
-                    raise gate.password_rejected() if answered else gate.password_required()
-                self._write(gate.who.password.encode() + b"\n")
+                    raise
+                self._write(answer)
                 answered += 1
-                if not gate.marked and self.request.stdin is None:
-                    return  # what follows is an end of input, which is no password
             gate.news.clear()
-            patience = until if gate.marked else clock() + (SETTLED if answered else UNASKED)
-            if not await _happens(gate.news, patience - clock()):
-                if not gate.marked:
-                    return
+            if not await _happens(gate.news, until - clock()):
                 await self._give_up()
                 raise gate.late()
-            if not gate.marked and self.session.has_output:
-                return
 
     async def _give_up(self) -> None:
         """Have sudo or su end, without another try."""
@@ -351,15 +345,16 @@ class Process:
             PrivilegeDenied: sudo or su did not run it.
         """
         gate = self.session.gate
-        if gate is None or gate.is_open:
+        if gate is None:
             return
-        if gate.marked:
-            raise gate.failure(record["exit_status"], record["stdout"])
-        text = record["stderr"].strip()
-        if gate.prompts > 1:
-            raise gate.password_rejected()
-        if record["exit_status"] in (1, 127) and not record["stdout"] and _is_of_sudo(text):
-            raise gate.failure(record["exit_status"], text)
+        status, after = record["exit_status"], record.stderr_bytes[gate.before :].decode("utf-8", "backslashreplace")
+        if not gate.is_open:
+            raise gate.failure(status, record["stdout"] or record["stderr"])
+        if self.request.is_bare and status == 1 and not record["stdout"] and _REFUSED.fullmatch(after.strip()):
+            # It may have been the program, and not sudo, that said so.
+            failure = gate.failure(status, after)
+            failure.outcome, failure.completed = "unknown", record
+            raise failure
 
     @property
     def group(self) -> int | None:
@@ -449,14 +444,6 @@ async def _happens(event: asyncio.Event, seconds: float) -> bool:
     except TimeoutError:
         return False
     return True
-
-
-def _is_of_sudo(text: str) -> bool:
-    """Whether all lines are sudo's own, as when it did not run the program."""
-    return bool(text) and all(
-        line.startswith(("sudo: ", "sudo-rs: ", "Sorry, ")) or "sudoers" in line or not line.strip()
-        for line in text.split("\n")
-    )
 
 
 def _status(status: int | None) -> int | None:

@@ -11,7 +11,7 @@ from asyncssh.sftp import start_sftp_client
 
 from ..core.errors import ConnectionLost, PrivilegeDenied
 from .gate import PATIENCE, Gate
-from .wire import SFTP_SERVER, Become, Marks, become
+from .wire import Become, Marks, sftp_server
 
 WINDOW = 16 * 1024 * 1024
 """Bytes that a host may send ahead on the channel of file transfers. How many are on their way is for
@@ -44,8 +44,7 @@ async def _privileged(
 ) -> tuple[asyncssh.SSHWriter[bytes], asyncssh.SSHReader[bytes]]:
     """Start the host's ``sftp-server`` as another user."""
     gate = Gate(who, Marks())
-    command = become(who, gate.marks, ["sh", "-c", SFTP_SERVER, "sh", gate.marks.start], {}, None)
-    streams: _Streams = await connection.open_session(command, encoding=None, window=WINDOW)
+    streams: _Streams = await connection.open_session(sftp_server(who, gate.marks), encoding=None, window=WINDOW)
     writer, reader, errors = streams
     try:
         try:
@@ -77,11 +76,10 @@ async def _pass(gate: Gate, streams: _Streams) -> None:
                 raise ConnectionLost("the connection was lost before the files could be had", outcome="not_started")
             raise gate.failure(status, text)
         if gate.prompts > answered:
+            answer = gate.answer()
             if answered:
                 raise gate.password_rejected()
-            if gate.who.password is None:
-                raise gate.password_required()
-            writer.write(gate.who.password.encode() + b"\n")
+            writer.write(answer)
             answered += 1
 
 

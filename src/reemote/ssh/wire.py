@@ -38,14 +38,17 @@ is_there "$lifeline" || { echo "the connection cannot be watched from here, so n
 _PLAIN = "shell=${SHELL:-/bin/sh} lifeline=$PPID\n"
 
 # What is written to standard error before the first mark is noise of the login, then sudo's or su's, and what
-# follows the second mark is the command's. Their messages are to be in English; the command is to have its locale.
-_FRONT = 'printf %s "$1" >&2; shift\nwas=${LC_ALL-}; LC_ALL=C; export LC_ALL\n'
+# follows the second mark is the command's. A mark is handed over in two halves, since sudo shows the arguments of
+# what it refuses, and a shell may show what it runs. Messages are to be in English; the command is to have its locale.
+_FRONT = 'printf %s%s "$1" "$2" >&2; shift 2\nwas=${LC_ALL-}; LC_ALL=C; export LC_ALL\n'
 _SUDO = (
-    _FRONT + "prompt=$1 user=$2 inside=$3 mark=$4; shift 4\n"
-    'exec sudo -S -p "$prompt" -u "$user" -- sh -c "$inside" sh "$was" "$PPID" "${SHELL:-/bin/sh}" "$mark" "$@"'
+    _FRONT + "prompt=$1$2 user=$3 inside=$4; shift 4\n"
+    'exec sudo -S -p "$prompt" -u "$user" -- sh -c "$inside" sh "$was" "$PPID" "${SHELL:-/bin/sh}" "$@"'
 )
+# With a level above 1, bash does not take itself for the login shell of ssh, and reads no ~/.bashrc of the user.
 _SU = (
-    _FRONT + "REEMOTE_LC_ALL=$was REEMOTE_LIFELINE=$PPID REEMOTE_SHELL=${SHELL:-/bin/sh}\n"
+    _FRONT + '[ "${SHLVL:-0}" -gt 0 ] 2>/dev/null || SHLVL=1; export SHLVL\n'
+    "REEMOTE_LC_ALL=$was REEMOTE_LIFELINE=$PPID REEMOTE_SHELL=${SHELL:-/bin/sh}\n"
     "export REEMOTE_LC_ALL REEMOTE_LIFELINE REEMOTE_SHELL\n"
     'exec su "$1" -c "$2"'
 )
@@ -57,16 +60,24 @@ _IN_SU = (
 _MARK = (
     'if [ -n "$was" ]; then LC_ALL=$was; export LC_ALL; else unset LC_ALL; fi\n'
     + _GROUP
-    + 'printf "%s%s\\n" "$1" "$group" >&2; shift\n'
+    + 'printf "%s%s%s\\n" "$1" "$2" "$group" >&2; shift 2\n'
 )
 
-# sudo runs the program itself, since a rule of sudoers may allow nothing else. Its locale is its own.
+# sudo runs the program itself, since a rule of sudoers may allow nothing else. So that the program is never taken
+# for sudo, sudo is asked before: for the password, which it remembers for the children of this shell, and whether
+# it allows the program.
 _BARE = (
-    'printf %s "$1" >&2; prompt=$2 user=$3; shift 3\n'
-    'if [ -n "$1" ]; then cd -- "$1" || exit; fi; shift\n'
-    'if [ -z "${LC_ALL-}" ]; then LC_MESSAGES=C; export LC_MESSAGES; fi\n'
-    'exec sudo -S -p "$prompt" -u "$user" "$@"'
+    _FRONT + "prompt=$1$2 mark=$3$4 user=$5 directory=$6; shift 6\n"
+    'command -v sudo >/dev/null || { echo "sudo: not found" >&2; exit 127; }\n'
 )
+_ASK = 'sudo -S -p "$prompt" -v || exit\n'
+_MAY = 'sudo -n -l -u "$user" "$@" >/dev/null </dev/null || exit\n'
+_BEGIN = (
+    'if [ -n "$was" ]; then LC_ALL=$was; export LC_ALL; else unset LC_ALL; LC_MESSAGES=C; export LC_MESSAGES; fi\n'
+    'printf "%s\\n" "$mark" >&2\n'
+    'if [ -n "$directory" ]; then cd -- "$directory" || exit; fi\n'
+)
+_RUN_BARE = 'sudo -n -u "$user" "$@"'
 
 _ENTER = 'if [ -n "$1" ]; then cd -- "$1" || exit; fi; shift\n'
 _RUN = 'exec "$@"'
@@ -84,14 +95,14 @@ KILL = (
 )
 """Ends the process group that is its argument: SIGTERM, up to three seconds, SIGKILL."""
 
-SFTP_SERVER = (
+_SFTP_SERVER = (
     "for each in /usr/lib/openssh /usr/libexec/openssh /usr/lib/ssh /usr/libexec /usr/libexec/ssh /usr/lib"
     " /usr/local/libexec /usr/local/lib/openssh; do\n"
-    '[ -x "$each/sftp-server" ] && printf %s "$1" && exec "$each/sftp-server"\n'
+    '[ -x "$each/sftp-server" ] && printf %s%s "$1" "$2" && exec "$each/sftp-server"\n'
     "done\n"
     "exit 79"
 )
-"""Starts the host's SFTP server, after its argument on standard output; 79 where there is none."""
+"""Starts the host's SFTP server, after its two arguments on standard output; 79 where there is none."""
 
 
 def _nonce() -> str:
@@ -160,15 +171,46 @@ def become(
         words = [words[0], *([str(terminal)] if terminal else []), *words[1:]]
     inside = _MARK + (_WATCH if watched else "") + _ENTER + end
     raw = _RAW if terminal is not None else ""
+    start, opened = _halves(marks.start), _halves(marks.open)
     if who.method == "sudo":
-        return _framed(raw + _SUDO, marks.start, marks.prompt, who.user, _IN_SUDO + inside, marks.open, *words)
-    return _framed(raw + _SU, marks.start, who.user, _framed(_IN_SU + inside, marks.open, *words))
+        return _framed(raw + _SUDO, *start, *_halves(marks.prompt), who.user, _IN_SUDO + inside, *opened, *words)
+    return _framed(raw + _SU, *start, who.user, _framed(_IN_SU + inside, *opened, *words))
 
 
-def bare(who: Become, marks: Marks, argv: Sequence[str], env: Mapping[str, str], directory: str | None) -> str:
-    """Write a program that sudo itself is to run, without a shell: nothing but sudo's prompt can be marked."""
-    variables = [f"{name}={value}" for name, value in env.items()]
-    return _framed(_BARE, marks.start, marks.prompt, who.user, directory or "", *variables, "--", *argv)
+def sftp_server(who: Become, marks: Marks) -> str:
+    """Write the start of the host's SFTP server by sudo or su; its output begins after the first mark."""
+    return become(who, marks, ["sh", "-c", _SFTP_SERVER, "sh", *_halves(marks.start)], {}, None)
+
+
+def bare(
+    who: Become,
+    marks: Marks,
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    directory: str | None,
+    *,
+    terminal: int | None = None,
+) -> str:
+    """Write a program that sudo itself is to run, without a shell.
+
+    What ends it by a signal shows as exit status 128 and the signal's number, where there is a password.
+    """
+    words = [*(f"{name}={value}" for name, value in env.items()), "--", *argv]
+    script = _BARE + (_ASK if who.password is not None else "") + ("" if env else _MAY) + _BEGIN
+    if terminal is not None:
+        script = _RAW + script + (_COUNTED + _RUN_BARE + _COUNTED_END if terminal else _NO_INPUT + _RUN_BARE)
+        script = script.replace(_MAY, "")  # the count is among the words
+        words = [*([str(terminal)] if terminal else []), *words]
+    else:
+        script += _RUN_BARE if who.password is not None else "exec " + _RUN_BARE
+    marks_of = (*_halves(marks.start), *_halves(marks.prompt), *_halves(marks.open))
+    return _framed(script, *marks_of, who.user, directory or "", *words)
+
+
+def _halves(mark: str) -> tuple[str, str]:
+    """Cut a mark in two, so that it is nowhere but where it is printed."""
+    middle = len(mark) // 2
+    return mark[:middle], mark[middle:]
 
 
 def _end(command: str | Sequence[str], env: Mapping[str, str]) -> tuple[str, list[str]]:
