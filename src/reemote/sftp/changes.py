@@ -14,6 +14,7 @@ from ..core.host import Host
 from ..core.operation import Effect
 from ..core.remote import Privileged
 from ..core.response import Response
+from ..transfer.rehearsal import rehearse
 from .attributes import (
     Asked,
     AttributesAsked,
@@ -41,6 +42,10 @@ class Change(Privileged[None]):
                 error.changed = True
             raise
         return Response(value=None, changed=progress.changed)
+
+    async def predict(self, host: Host) -> Response[None]:
+        """Tell whether there would be a change."""
+        return await rehearse(self.perform, host)
 
     async def change(self, files: Files, progress: Progress) -> None:
         """Make the change, and note in *progress* as soon as something has changed."""

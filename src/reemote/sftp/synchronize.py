@@ -40,6 +40,13 @@ class Sync(Privileged[Report]):
 
     async def perform(self, host: Host) -> Response[Report]:
         """Compare, and send what differs."""
+        return await self._sync(host, dry_run=False)
+
+    async def predict(self, host: Host) -> Response[Report]:
+        """Compare, and tell what differs."""
+        return await self._sync(host, dry_run=True)
+
+    async def _sync(self, host: Host, *, dry_run: bool) -> Response[Report]:
         async with host.sftp(**self.privileges()) as files:
             changed, report = await sync(
                 here.get(),
@@ -50,5 +57,6 @@ class Sync(Privileged[Report]):
                 exclude=self.exclude,
                 checksum=self.checksum,
                 progress_handler=self.progress_handler,
+                dry_run=dry_run,
             )
         return Response(value=report, changed=changed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import difflib
 import stat
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -12,11 +13,16 @@ from pydantic import Field, model_validator
 
 from ..core.errors import HostError, SFTPError
 from ..core.files import Attributes, File, Files, printable
+from ..core.host import Host
+from ..core.response import Response
 from ..transfer.place import Wanted, placed, tidy
 from ..transfer.pump import drain, in_order
 from .attributes import AttributesAsked, Progress, kind, settle
 from .changes import PathChange
 from .questions import PathQuestion
+
+LONGEST_DIFF = 256 * 1024
+"""Bytes of a text whose change a dry run shows."""
 
 REQUESTS = 16
 """Blocks of a text that are under way at a time."""
@@ -160,6 +166,31 @@ class Write(AttributesAsked, _Text):
             await self._replace(files, data, progress)
         if asked:
             await settle(files, self.path, asked, await files.stat(self.path), progress)
+
+    async def predict(self, host: Host) -> Response[None]:
+        """Tell whether there would be a change, and show that of a text."""
+        response = await super().predict(host)
+        if response["changed"] and (diff := await self._diff(host)):
+            response["diff"] = diff
+        return response
+
+    async def _diff(self, host: Host) -> str:
+        """Give the change of the text as a unified diff; nothing where it is no text, or too long a one."""
+        data, old = self._data(), b""
+        async with host.sftp(**self.privileges()) as files:
+            found = await files.lookup(self.path)
+            if found is not None:
+                if not found.is_file or max(found.size, len(data)) > LONGEST_DIFF:
+                    return ""
+                async with files.open(self.path, "read") as file, _parts(file, found.size, files.block) as parts:
+                    old = b"".join([part async for part in parts])
+        try:
+            before, after = old.decode(), (old + data if self.mode[0] == "a" else data).decode()
+        except UnicodeDecodeError:
+            return ""
+        name = printable(self.path)
+        lines = difflib.unified_diff(before.splitlines(), after.splitlines(), name, name, lineterm="")
+        return "".join(f"{line}\n" for line in lines)
 
     async def _has(self, files: Files, found: Attributes, data: bytes) -> bool:
         """Whether the file has this content."""

@@ -23,6 +23,7 @@ from ..core.remote import Privileged
 from ..core.response import Response
 from ..transfer.copy import Options, copy
 from ..transfer.local import here
+from ..transfer.rehearsal import rehearse
 from ..transfer.target import one_for_each
 
 
@@ -50,6 +51,10 @@ class Transfer(Privileged[None]):
         """Give what the engine of transfers asks for."""
         names = Options.__dataclass_fields__.keys() & type(self).model_fields.keys()
         return Options(**{name: getattr(self, name) for name in names})
+
+    async def predict(self, host: Host) -> Response[None]:
+        """Tell whether something would be copied."""
+        return await rehearse(self.perform, host)
 
     async def copied(
         self, source: Files, paths: Sequence[Path] | Path, target: Files, path: Path | None

@@ -119,8 +119,9 @@ async def sync(
     exclude: Sequence[str] = (),
     checksum: bool = False,
     progress_handler: ProgressHandler | None = None,
+    dry_run: bool = False,
 ) -> tuple[bool, Report]:
-    """Make the directory *remote* equal to the directory *local*.
+    """Make the directory *remote* equal to the directory *local*; only look, in a dry run.
 
     Kinds, contents, links and modes become equal, owners do not; what is sent gets its time, too.
 
@@ -130,7 +131,7 @@ async def sync(
     Raises:
         HostError: Something could not be done; its ``changed`` tells whether something was.
     """
-    return await _Sync(source, local, target, remote, progress_handler).run(delete, exclude, checksum)
+    return await _Sync(source, local, target, remote, progress_handler).run(delete, exclude, checksum, dry_run=dry_run)
 
 
 class _Sync:
@@ -145,7 +146,7 @@ class _Sync:
         self.here: Tree = {}
         self.there: Tree = {}
 
-    async def run(self, delete: bool, exclude: Sequence[str], checksum: bool) -> tuple[bool, Report]:
+    async def run(self, delete: bool, exclude: Sequence[str], checksum: bool, *, dry_run: bool) -> tuple[bool, Report]:
         top = await self.source.stat(self.local)
         if not top.is_directory:
             raise SFTPError(f"{printable(self.local)} is not a directory", kind="SFTPFailure", outcome="not_started")
@@ -160,7 +161,10 @@ class _Sync:
         first = self._in_the_way(todo, everything, there, delete=delete)
         todo.remove = _removable(todo.remove, everything, there)
         try:
-            await self._carry_out(todo, first, everything, top, is_new=is_new)
+            if dry_run:
+                self.changed = is_new or any((todo.send, todo.modes, todo.remove, first))
+            else:
+                await self._carry_out(todo, first, everything, top, is_new=is_new)
         except HostError as error:
             if self.changed:
                 error.changed = True

@@ -1,0 +1,79 @@
+"""What file operations would do: they run as ever, up to the first change, which is not made."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, NoReturn
+
+from ..core.files import File, Files, Mode, Path
+from ..core.host import Host
+from ..core.response import Response, leaves
+from .local import here
+
+_CHANGES = frozenset(
+    {"mkdir", "symlink", "link", "rename", "replace", "remove", "rmdir", "set", "copy_within", "unpack"}
+)
+
+
+class _WouldChange(Exception):
+    """The first change of an operation."""
+
+
+class _Files:
+    """Files that can be looked at, and not be changed."""
+
+    def __init__(self, files: Files) -> None:
+        self._files = files
+
+    def __getattr__(self, name: str) -> Any:
+        return _refuse if name in _CHANGES else getattr(self._files, name)
+
+    @asynccontextmanager
+    async def open(self, path: Path, mode: Mode, permissions: int | None = None) -> AsyncIterator[File]:
+        """Open a file to read it."""
+        if mode != "read":
+            raise _WouldChange
+        async with self._files.open(path, mode, permissions) as file:
+            yield file
+
+
+async def _refuse(*_: Any, **__: Any) -> NoReturn:
+    raise _WouldChange
+
+
+class _Host:
+    """A host whose files are not changed."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._host, name)
+
+    @asynccontextmanager
+    async def sftp(self, **privileges: Any) -> AsyncIterator[Any]:
+        """Give the files."""
+        async with self._host.sftp(**privileges) as files:
+            yield _Files(files)
+
+    @asynccontextmanager
+    async def other(self, name: str) -> AsyncIterator[Any]:
+        """Give another host of the inventory, whose files are not changed, either."""
+        async with self._host.other(name) as host:
+            yield _Host(host)
+
+
+async def rehearse(perform: Callable[[Host], Awaitable[Any]], host: Host) -> Response[Any]:
+    """Carry out a file operation up to its first change, and answer whether there is one."""
+    local: Any = _Files(here.get())
+    token = here.set(local)
+    try:
+        await perform(_Host(host))
+    except Exception as error:
+        if not any(isinstance(each, _WouldChange) for each in leaves(error)):
+            raise
+        return Response(value=None, changed=True)
+    finally:
+        here.reset(token)
+    return Response(value=None, changed=False)
