@@ -119,7 +119,7 @@ def test_every_operation_module_of_ours_is_in_the_catalogue() -> None:
     folder = Path(sys.modules["reemote"].__path__[0])
     found = {path.stem for path in folder.glob("*.py")} | {path.parent.name for path in folder.glob("*/__init__.py")}
     layers = {"cli", "core", "server", "ssh", "testing", "transfer", "web"}
-    no_operations = {"__init__", "__main__", "execute", "inventory", "context", *layers}
+    no_operations = {"__init__", "__main__", "execute", "events", "inventory", "context", *layers}
     assert found - no_operations == set(module_under_test._OWN)
     assert all(where == f"reemote.{name}" for name, where in module_under_test._OWN.items())
 
@@ -130,7 +130,8 @@ def test_every_operation_module_of_ours_is_in_the_catalogue() -> None:
 def test_the_parameters_of_shell() -> None:
     found = {parameter.name: parameter for parameter in parameters(Shell)}
     assert set(found) == {
-        "cmd", "env", "cwd", "stdin", "timeout", "check", "sudo", "su", "connection", "session", "group", "name",
+        "cmd", "env", "cwd", "stdin", "timeout", "check", "sudo", "su", "sudo_user", "connection", "session", "group", "name",
+        "output", "kill_on_disconnect",
     }  # fmt: skip
     cmd, timeout, env = found["cmd"], found["timeout"], found["env"]
     limits = {"minLength": 1, "maxLength": 131071, "pattern": r"^[^\u0000]*$"}
@@ -255,7 +256,7 @@ typed = Question[int]
 
 def test_an_installed_package_adds_operations(install: Callable[..., None]) -> None:
     install("reemote-snap", {"snap": "snap_operations"}, snap_operations=SNAP)
-    assert list(module_names())[:4] == ["host", "sftp", "scp", "system"]
+    assert list(module_names())[:5] == ["host", "sftp", "scp", "apt", "system"]
     assert module_names()["snap"] == "snap_operations"
     assert [operation.__name__ for operation in operations("snap")] == ["ListSnaps", "Install"]
     assert [operation.route for name, operation in catalogue() if name == "snap"] == ["list_snaps", "install"]
@@ -289,7 +290,7 @@ def test_naming_modules_imports_none(install: Callable[..., None]) -> None:
 
 
 def test_a_module_that_does_not_exist() -> None:
-    with pytest.raises(CatalogueError, match=r"there are no operations 'nowhere': there are host, sftp, scp, system"):
+    with pytest.raises(CatalogueError, match=r"no operations 'nowhere': there are host, sftp, scp, apt, system"):
         module("nowhere")
     with pytest.raises(CatalogueError, match="there are no operations 'nowhere'"):
         list(operations("nowhere"))

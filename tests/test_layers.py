@@ -33,7 +33,7 @@ LEVELS = {
 FRONT = {"reemote", "reemote.__main__"}
 """The package itself, which names what is loaded when it is used, and the start of the command line."""
 
-PACKAGES = {"sftp"}
+PACKAGES = {"apt", "sftp"}
 """The operation modules that are packages."""
 
 HOMES = {

@@ -77,6 +77,11 @@ def json_value(parameter: Parameter) -> st.SearchStrategy[Any]:
     return right | right | right | anything
 
 
+def either(one: st.SearchStrategy[Any], other: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """Values of one strategy as often as of another, however many that is made of."""
+    return st.booleans().flatmap(lambda first: one if first else other)
+
+
 def some_of(values: dict[str, st.SearchStrategy[Any]], needed: set[str]) -> st.SearchStrategy[dict[str, Any]]:
     """A few of the parameters, mostly with those that are needed."""
     return st.sets(st.sampled_from(sorted(values)), max_size=4).flatmap(
@@ -156,13 +161,16 @@ ALSO: dict[tuple[str, str], dict[str, Any]] = {
     ("sftp", "Setstat"): {"permissions": "0644"},
     ("sftp", "Chmod"): {"permissions": "0644"},
     ("sftp", "Chown"): {"uid": 1},
+    ("apt", "Install"): {"packages": ["nginx"]},
+    ("apt", "Remove"): {"packages": ["nginx"]},
+    ("apt", "Package"): {"packages": ["nginx"]},
 }
 """Parameters that have defaults, of which one has to be given."""
 
 
 def enough(name: str, operation: type[Operation[Any]]) -> dict[str, Any]:
     """Give the arguments that an operation cannot do without."""
-    values = {"integer": 1, "boolean": True}
+    values = {"integer": 1, "boolean": True, "array": ["x"]}
     needed = {p.name: values.get((p.schema or {}).get("type", ""), "x") for p in parameters(operation) if p.required}
     return needed | ALSO.get((name, operation.__name__), {})
 
@@ -199,7 +207,7 @@ def test_a_body_and_the_constructor_agree(name: str, operation: type[Operation[A
     found = parameters(operation)
     values = {p.name: json_value(p) for p in found if p.schema is not None}
     for key, value in ALSO.get((name, operation.__name__), {}).items():
-        values[key] |= st.just(value)
+        values[key] = either(st.just(value), values[key])
     taken = refused = 0
 
     @generated

@@ -26,7 +26,7 @@ from .operation import Operation
 ENTRY_POINTS = "reemote.operations"
 """The entry point group under which installed packages register operation modules."""
 
-_OWN = {name: f"reemote.{name}" for name in ("host", "sftp", "scp", "system")}
+_OWN = {name: f"reemote.{name}" for name in ("host", "sftp", "scp", "apt", "system")}
 
 
 @cache
@@ -135,11 +135,18 @@ class Parameter:
 
 @cache
 def parameters(operation: type[Operation[Any]]) -> tuple[Parameter, ...]:
-    """Give the parameters of *operation*: its own first, then those of its kind, then those that all have."""
+    """Give the parameters of *operation*: its own first, then those of its kind, then those that all have.
+
+    Among its own, what is required goes before the rest.
+    """
     general = set(Operation.model_fields)
     shared = {name for base in operation.__mro__ if base.__module__.startswith(_CORE) for name in get_annotations(base)}
     found = [Parameter.of(name, field) for name, field in operation.model_fields.items()]
-    return tuple(sorted(found, key=lambda parameter: (parameter.name in shared) + (parameter.name in general)))
+
+    def rank(parameter: Parameter) -> tuple[int, bool]:
+        return (parameter.name in shared) + (parameter.name in general), not parameter.required
+
+    return tuple(sorted(found, key=rank))
 
 
 def summary(operation: type[Operation[Any]]) -> str:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import contextvars
 import inspect
+import queue
+import threading
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -13,8 +17,11 @@ from .events import Event, EventsDropped, HostFinished, HostStarted, OutputLine,
 MOST_EVENTS, MOST_BYTES = 10_000, 32 * 1024 * 1024
 """What is kept for a listener that is behind: so many events, or so many bytes in them."""
 
-AT_A_TIME = 256
-"""Events that a plain function gets before the thread that calls it looks for more."""
+AT_A_TIME = 64
+"""Events that are taken out at a time."""
+
+PATIENCE = 5.0
+"""Seconds that a slow listener has at the end of a run for what it has not heard, before it is told of the end only."""
 
 _KEPT = (RunStarted, HostStarted, HostFinished, RunFinished)
 """Events that are never dropped: there is a known number of them."""
@@ -59,6 +66,11 @@ class Events:
         self._ended = True
         self._news.set()
 
+    def drop(self) -> None:
+        """Drop what may be dropped."""
+        while self._lines or self._others:
+            self._drop()
+
     def take(self, most: int) -> list[Event]:
         """Give the next events, *most* at the most, without waiting."""
         taken: list[Event] = []
@@ -92,33 +104,89 @@ class Telling:
         self.events = Events()
         self.error: Exception | None = None
         """What the listener raised; it is not called again then."""
-        self._listener: Callable[[Event], Any] = listener
-        self._is_async = inspect.iscoroutinefunction(listener) or inspect.iscoroutinefunction(
-            getattr(listener, "__call__", None)  # noqa: B004 - an object with an asynchronous __call__
-        )
-        self._task = asyncio.create_task(self._tell())
+        call: Any = listener
+        is_async = inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(type(call).__call__)
+        self._caller = None if is_async else _Caller(call)
+        self._task = asyncio.create_task(self._tell(self._caller or _Awaiter(call)))
 
     async def close(self) -> None:
-        """Wait until the listener was told of all events."""
+        """Wait until the listener was told of all events, or of the last ones where it is slow.
+
+        A listener that does not return is left alone, and :attr:`error` says so.
+        """
         self.events.end()
         try:
-            await asyncio.shield(self._task)
+            await asyncio.wait([self._task], timeout=PATIENCE)
+            self.events.drop()
+            _, late = await asyncio.wait([self._task], timeout=PATIENCE)
         except asyncio.CancelledError:
             self._task.cancel()
             raise
+        finally:
+            if self._caller is not None:
+                self._caller.end()
+        if late:
+            self._task.cancel()
+            await asyncio.wait(late)
+            self.error = TimeoutError(f"on_event did not return within {PATIENCE:g} s after the end of the run")
 
-    async def _tell(self) -> None:
+    async def _tell(self, call: Callable[[list[Event]], Awaitable[None]]) -> None:
         try:
-            while batch := await self.events.next(1 if self._is_async else AT_A_TIME):
-                if self._is_async:
-                    await self._listener(batch[0])
-                else:
-                    await asyncio.to_thread(self._call, batch)
+            while batch := await self.events.next(AT_A_TIME):
+                await call(batch)
         except Exception as error:
             self.error = error
             while await self.events.next(MOST_EVENTS):
                 pass
 
-    def _call(self, batch: list[Event]) -> None:
+
+class _Awaiter:
+    """Calls a coroutine function."""
+
+    def __init__(self, listener: Callable[[Event], Awaitable[None]]) -> None:
+        self._listener = listener
+
+    async def __call__(self, batch: list[Event]) -> None:
         for event in batch:
-            self._listener(event)
+            await self._listener(event)
+
+
+class _Caller:
+    """Calls a plain function in a thread of its own, which holds up neither the loop nor the end of the program."""
+
+    def __init__(self, listener: Callable[[Event], object]) -> None:
+        self._listener = listener
+        self._loop = asyncio.get_running_loop()
+        self._batches: queue.SimpleQueue[tuple[list[Event], asyncio.Future[None]] | None] = queue.SimpleQueue()
+        context = contextvars.copy_context()
+        threading.Thread(target=context.run, args=(self._run,), name="reemote on_event", daemon=True).start()
+
+    async def __call__(self, batch: list[Event]) -> None:
+        done: asyncio.Future[None] = self._loop.create_future()
+        self._batches.put((batch, done))
+        await done
+
+    def end(self) -> None:
+        """Let the thread end."""
+        self._batches.put(None)
+
+    def _run(self) -> None:
+        while (work := self._batches.get()) is not None:
+            batch, done = work
+            error: Exception | None = None
+            try:
+                for event in batch:
+                    self._listener(event)
+            except Exception as caught:
+                error = caught
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                self._loop.call_soon_threadsafe(_settle, done, error)
+
+
+def _settle(done: asyncio.Future[None], error: Exception | None) -> None:
+    if done.done():
+        return
+    if error is None:
+        done.set_result(None)
+    else:
+        done.set_exception(error)

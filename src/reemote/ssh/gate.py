@@ -144,6 +144,11 @@ class Gate:
         because = f": {words}" if words else f": {who.method} ended with exit status {status} and said nothing"
         if kind is TerminalRequired:
             return TerminalRequired(f"{who.method} works on a terminal only{because}{_REMEDY}")
+        if kind is PasswordRequired and not self.prompts:
+            return PasswordRequired(
+                f"{who.method} asks for a password for this program, and asked for none before: it may not be allowed"
+                f"{because}"
+            )
         if kind is PasswordRequired:
             return PasswordRequired(
                 f"{who.method} took the password, and asks for it again (timestamp_timeout=0 in sudoers?): a program "

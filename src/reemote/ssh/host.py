@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any, Protocol
 
 from ..core.context import Context
@@ -164,12 +164,15 @@ class SshHost:
             yield
             return
         path = one_for_each(output, self.context.host, None)
-        async with here.get().open(path, "write") as file:
-            request.sink = Sink(file)
+        async with AsyncExitStack() as stack:
             try:
-                yield
-            finally:
-                await request.sink.close()
+                file = await stack.enter_async_context(here.get().open(path, "write"))
+            except HostError as error:
+                error.outcome = "not_started"
+                raise
+            request.sink = Sink(file)
+            stack.push_async_callback(request.sink.close)
+            yield
 
     async def run_as(self, request: Request, overrides: Mapping[str, Any] | None) -> Completed:
         """Run a command; on a terminal, where sudo or su works on one only."""

@@ -256,7 +256,7 @@ class Process:
             exit_status=_status(self.channel.get_exit_status()),
             exit_signal=self.channel.get_exit_signal(),
             returncode=self.channel.get_returncode(),
-            stdout=out.value(),
+            stdout=b"" if self.request.sink else out.value(),
             stderr=err.value(),
             encoding=self.request.encoding,
             sizes=(out.total, err.total) if is_partial else None,
@@ -347,10 +347,13 @@ class Process:
         gate = self.session.gate
         if gate is None:
             return
-        status, after = record["exit_status"], record.stderr_bytes[gate.before :].decode("utf-8", "backslashreplace")
+        status, out, err = record["exit_status"], record.stdout_bytes, record.stderr_bytes
+        if self.request.terminal:
+            out, err = b"", out
         if not gate.is_open:
             raise gate.failure(status, record["stdout"] or record["stderr"])
-        if self.request.is_bare and status == 1 and not record["stdout"] and _REFUSED.fullmatch(after.strip()):
+        after = err[gate.before :].decode("utf-8", "backslashreplace").strip()
+        if self.request.is_bare and status == 1 and not out and _REFUSED.fullmatch(after):
             # It may have been the program, and not sudo, that said so.
             failure = gate.failure(status, after)
             failure.outcome, failure.completed = "unknown", record
