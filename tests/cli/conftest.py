@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import os
+import pty
+import re
+import struct
 import subprocess
 import sys
+import termios
 import textwrap
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import pytest
 
@@ -140,3 +145,39 @@ def alive(pid: int) -> bool:
 def plain(**more: str) -> dict[str, str]:
     """The environment, without what decides on colours."""
     return {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR")} | more
+
+
+class Terminal:
+    """A terminal, and reemote on it."""
+
+    def __init__(self, *arguments: object, columns: int = 80, lines: int = 24, **options: Any) -> None:
+        self._ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+        command = [sys.executable, "-W", "error", "-m", "reemote", *map(str, arguments)]
+        streams = {"stdin": theirs, "stdout": theirs, "stderr": theirs, "env": plain(TERM="xterm")}
+        self.process = subprocess.Popen(command, **{**streams, **options})
+        os.close(theirs)
+        self.written = ""
+
+    def type(self, text: str) -> None:
+        """Type something."""
+        os.write(self._ours, text.encode())
+
+    def read(self, until: str | None = None) -> str:
+        """Read what is written, to the end, or until *until* is there."""
+        with contextlib.suppress(OSError):  # so the end of a terminal is told on Linux
+            while until is None or until not in self.written:
+                data = os.read(self._ours, 65536)
+                if not data:
+                    break
+                self.written += data.decode()
+        assert until is None or until in self.written
+        return self.written
+
+    def end(self) -> list[str]:
+        """Read the rest, and give the lines of the last picture and those below it."""
+        self.read()
+        os.close(self._ours)
+        self.process.wait(30)
+        last = self.written.replace("\r\n", "\n").rpartition("\x1b[2K")[2]
+        return [line.rstrip() for line in re.sub("\x1b\\[[?0-9;]*[a-zA-Z]|\r", "", last).splitlines()]

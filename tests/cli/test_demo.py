@@ -15,7 +15,7 @@ def test_demo_in_a_pipe_is_plain(cli: Cli) -> None:
     assert "\x1b" not in done.out
     for host in ("server104", "server105"):
         assert f"    {host} at 127.0.0.1:" in done.out
-        assert f"\n{host}  changed\n" in done.out
+    assert "\nserver[104-105] (2 hosts)  changed\n" in done.out
     assert "class Survey:" in done.out
     assert "8 commands on 2 connections in " in done.out
 

@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import io
 import json
 import os
-import pty
 import re
 import shutil
 import signal
 import socket
 import stat
-import struct
 import subprocess
 import sys
-import termios
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
-from rich.console import Console
 
 from reemote.cli import main as cli_main
-from reemote.cli.screen import Row, Screen
-from reemote.core.response import Response
-from tests.cli.conftest import Cli, Start, plain
+from tests.cli.conftest import Cli, Start, Terminal, plain
 from tests.programs import ROOT, Fleet
 
 HOSTS = ("server104", "server105")
@@ -87,8 +78,8 @@ def test_put_says_more_if_asked(cli: Cli, inventory: Path) -> None:
     Path("motd").write_text("Welcome")
     put = ("put", "-i", inventory, "motd", ".", "--checksum")
 
-    assert cli(*put, "-v") == (0, "server104  changed\nserver105  changed\n", "")
-    assert cli(*put, "-v") == (0, "server104  ok\nserver105  ok\n", "")
+    assert cli(*put, "-v") == (0, "server[104-105] (2 hosts)  changed\n", "")
+    assert cli(*put, "-v") == (0, "server[104-105] (2 hosts)  ok\n", "")
     done = cli(*put, "-o", "json")
     assert (done.code, done.err) == (0, "")
     assert json.loads(done.out) == [{"host": name, "value": None, "changed": False, "error": False} for name in HOSTS]
@@ -245,7 +236,7 @@ def test_sync(cli: Cli, fleet: Fleet, inventory: Path, site: Path) -> None:
         "    removed  extra",
         "    removed  sub dir/new\\nline",
     ]
-    assert cli(*options, "-v").out == "".join(f"{name}  added 0, changed 0, removed 0\n" for name in HOSTS)
+    assert cli(*options, "-v").out == "server[104-105] (2 hosts)  added 0, changed 0, removed 0\n"
     done = cli(*options, "-o", "json")
     nothing: dict[str, Any] = {"added": [], "changed": [], "removed": [], "skipped": []}
     assert [response["value"] for response in json.loads(done.out)] == [nothing, nothing]
@@ -317,7 +308,7 @@ def test_one_line_for_each_host_that_failed(cli: Cli, inventory: Path, down: Pat
 
     done = cli("put", "-i", inventory, "motd", "no/such/place", "-v")
     assert (done.code, done.out) == (3, "")
-    assert re.fullmatch("server104: SFTPNoSuchFile: .*\nserver105: SFTPNoSuchFile: .*\n", done.err)
+    assert re.fullmatch(r"server\[104-105\]: SFTPNoSuchFile: .*\n", done.err)
     unreachable = f"server105: ConnectionRefusedError: nothing listens at server105 (127.0.0.1:{closed_port})\n"
     assert cli("put", "-i", down, "motd", ".", "-v") == (4, "server104  changed\n", unreachable)
     done = cli("put", "-i", down, "motd", ".", "-o", "json")
@@ -387,7 +378,7 @@ def test_in_a_pipe_no_library_for_terminals_is_loaded(inventory: Path, site: Pat
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=plain())
 
-    assert done.stdout.splitlines()[0] == "server104  added 4, changed 0, removed 0"
+    assert done.stdout.splitlines()[0] == "server[104-105] (2 hosts)  added 4, changed 0, removed 0"
     assert done.stdout.splitlines()[-1] == "0 False"
     assert done.stderr == ""
 
@@ -403,38 +394,6 @@ def test_reader_that_leaves_early(start: Start, inventory: Path, site: Path) -> 
     assert process.returncode == 0
 
 
-class Terminal:
-    """A terminal, and reemote on it."""
-
-    def __init__(self, *arguments: object, columns: int = 80, lines: int = 24, **options: Any) -> None:
-        self._ours, theirs = pty.openpty()
-        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
-        command = [sys.executable, "-W", "error", "-m", "reemote", *map(str, arguments)]
-        streams = {"stdin": theirs, "stdout": theirs, "stderr": theirs, "env": plain(TERM="xterm")}
-        self.process = subprocess.Popen(command, **{**streams, **options})
-        os.close(theirs)
-        self.written = ""
-
-    def read(self, until: str | None = None) -> str:
-        """Read what is written, to the end, or until *until* is there."""
-        with contextlib.suppress(OSError):  # so the end of a terminal is told on Linux
-            while until is None or until not in self.written:
-                data = os.read(self._ours, 65536)
-                if not data:
-                    break
-                self.written += data.decode()
-        assert until is None or until in self.written
-        return self.written
-
-    def end(self) -> list[str]:
-        """Read the rest, and give the lines of the last picture and those below it."""
-        self.read()
-        os.close(self._ours)
-        self.process.wait(30)
-        last = self.written.replace("\r\n", "\n").rpartition("\x1b[2K")[2]
-        return [line.rstrip() for line in re.sub("\x1b\\[[?0-9;]*[a-zA-Z]|\r", "", last).splitlines()]
-
-
 @pytest.mark.slow
 def test_bars_on_a_terminal(fleet: Fleet, inventory: Path) -> None:
     Path("data").write_bytes(bytes(range(256)) * 8000)
@@ -444,7 +403,7 @@ def test_bars_on_a_terminal(fleet: Fleet, inventory: Path) -> None:
     lines = terminal.end()
 
     assert terminal.process.returncode == 3
-    assert re.fullmatch(r"server104 ━+ +2\.0/2\.0 MB +[\d.]+ [kM]B/s done", lines[0])
+    assert re.fullmatch(r"server104 ━+ +2\.0/2\.0 MB +[\d.]+ [kM]B/s changed", lines[0])
     assert re.fullmatch(r"server105 .* failed SFTP\w+", lines[1])
     assert re.match(r"server105: SFTP\w+: ", lines[2])
     assert all(len(line) <= 77 for line in lines[:2])
@@ -454,13 +413,13 @@ def test_bars_on_a_terminal(fleet: Fleet, inventory: Path) -> None:
 @pytest.mark.slow
 def test_a_second_time_nothing_changes(inventory: Path, site: Path) -> None:
     arguments = ("sync", "-i", inventory, site, "www")
-    for state in ("done", "unchanged"):
-        number = 4 if state == "done" else 0
+    for state in ("changed", "ok"):
+        number = 4 if state == "changed" else 0
         first, second, *below = Terminal(*arguments).end()
         assert first.startswith("server104 ━")
         assert first.endswith(f" {state}")
         assert second.endswith(f" {state}")
-        assert below == [f"{name}  added {number}, changed 0, removed 0" for name in HOSTS]
+        assert below == [f"server[104-105] (2 hosts)  added {number}, changed 0, removed 0"]
 
 
 @pytest.mark.slow
@@ -471,119 +430,33 @@ def test_progress_and_data_go_apart(inventory: Path, site: Path) -> None:
         responses = json.loads(stdout.read())
 
     assert [len(response["value"]["added"]) for response in responses] == [4, 4]
-    assert [line.split()[-1] for line in terminal.end()] == ["done", "done"]
+    assert [line.split()[-1] for line in terminal.end()] == ["changed", "changed"]
 
 
 @pytest.mark.slow
 def test_terminal_that_can_do_nothing(inventory: Path, site: Path) -> None:
     terminal = Terminal("sync", "-i", inventory, site, "www", env=plain(TERM="dumb"))
 
-    assert terminal.read() == "".join(f"{name}  added 4, changed 0, removed 0\r\n" for name in HOSTS)
+    assert terminal.read() == "server[104-105] (2 hosts)  added 4, changed 0, removed 0\r\n"
     terminal.end()
 
 
 @pytest.mark.slow
 def test_interrupted_on_a_terminal(stalled: Path, site: Path) -> None:
     terminal = Terminal("sync", "-i", stalled, site, "www")
-    terminal.read(until="done")
-    terminal.read(until="working")
+    terminal.read(until="changed")
+    terminal.read(until="connecting")
     terminal.process.send_signal(signal.SIGINT)
     lines = terminal.end()
 
     assert terminal.process.returncode == 130
     assert "Interrupted: ending what runs on the hosts." in terminal.written
-    assert [line.split()[-1] for line in lines] == ["done", "interrupted", "Interrupted."]
-
-
-# The screen by itself
-
-
-@pytest.fixture
-def draw() -> Callable[..., list[str]]:
-    """Draw the lines of hosts as they are on a terminal of some size."""
-
-    def drawn(screen: Screen, columns: int = 80, lines: int = 24) -> list[str]:
-        console = Console(file=io.StringIO(), width=columns, height=lines, force_terminal=True, color_system=None)
-        screen._console = console
-        with console.capture() as capture:
-            console.print(screen.drawn())
-        return [line.rstrip() for line in capture.get().splitlines()]
-
-    return drawn
-
-
-def screen_of(*hosts: str) -> Screen:
-    return Screen(hosts, Console(file=io.StringIO(), force_terminal=True))
-
-
-def ended(host: str, **more: Any) -> Response[Any]:
-    return Response({"host": host, "value": None, "changed": True, "error": False, **more})
-
-
-def test_files_add_up() -> None:
-    row = Row("web1")
-    row.begin()
-    row.progress(b"a", b"x/a", 10, 100)
-    row.progress(b"b", b"x/b", 5, 50)
-    row.progress(b"a", b"x/a", 100, 100)
-    assert (row.done, row.total, row.label) == (105, 150, "a")
-    row.progress(b"c", b"x/c", 7, 7)
-    row.progress(b"c", b"x/c", 9, 9)  # of unknown size
-    assert (row.done, row.total) == (114, 159)
-    for number in range(5000):
-        row.progress(b"%d" % number, b"x", 1, 1)
-    assert (row.done, row.total) == (5114, 5159)
-
-
-def test_names_on_the_screen_are_escaped(draw: Callable[..., list[str]]) -> None:
-    screen = screen_of("web1\x1b[2J")
-    screen.rows["web1\x1b[2J"].begin()
-    screen.rows["web1\x1b[2J"].progress(b"dir/a\n\x1b[2J\xff", b"x", 1, 3)
-
-    [line] = draw(screen)
-    assert line.startswith("web1\\x1b[2J ")
-    assert line.endswith("  1/3 bytes  0 bytes/s a\\n\\x1b[2J\\udcff")
-
-
-def test_many_hosts_on_a_small_screen(draw: Callable[..., list[str]]) -> None:
-    names = [f"web{number:03}" for number in range(100)]
-    screen = screen_of(*names)
-    for name in names[50:53]:
-        screen.rows[name].begin()
-        screen.rows[name].progress(b"file", b"x", 10**6, 2 * 10**6)
-    screen.rows["web090"].end(ended("web090", error=True, value="SFTPFailure"))
-    screen.rows["web091"].end(ended("web091"))
-
-    lines = draw(screen, lines=8)
-    assert [line.split()[0] for line in lines[:6]] == ["web000", "web001", "web050", "web051", "web052", "web090"]
-    assert lines[2].endswith("file")
-    assert lines[5].endswith("failed SFTPFailure")
-    assert lines[6].startswith("100 hosts: 3 running, 95 waiting, 1 done, 1 failed   3.0/6.0 MB   ")
-    assert len(lines) == 7
-    assert len(draw(screen, lines=1)) <= 2
-
-    with screen:
-        screen.finish([ended(name, changed=False) for name in names])
-    assert draw(screen, lines=8) == ["100 hosts: 1 done, 98 unchanged, 1 failed   3.0/6.0 MB"]
-
-
-def test_narrow_screen(draw: Callable[..., list[str]]) -> None:
-    screen = screen_of("server104", "server105")
-    screen.rows["server104"].begin()
-    screen.rows["server104"].progress(b"file", b"x", 10**6, 2 * 10**6)
-
-    assert draw(screen, columns=45) == ["server104          1.0/2.0 MB file", "server105                     waiting"]
-    assert all(len(line) <= 20 for line in draw(screen, columns=20))
-
-
-def test_what_was_left_is_interrupted(draw: Callable[..., list[str]]) -> None:
-    screen = screen_of("a", "b", "c")
-    screen.rows["a"].begin()
-    screen.rows["b"].end(ended("b"))
-    with pytest.raises(KeyboardInterrupt), screen:
-        raise KeyboardInterrupt
-
-    assert [line.split()[-1] for line in draw(screen)] == ["interrupted", "done", "interrupted"]
+    assert [line.split()[-1] for line in lines[:2]] == ["changed", "cancelled"]
+    assert lines[2:] == [
+        "server104  added 4, changed 0, removed 0",
+        "server105: Cancelled: the run was cancelled",
+        "Interrupted.",
+    ]
 
 
 # The documentation
@@ -603,7 +476,7 @@ def test_table_of_options(name: str) -> None:
     assert command is not None
     shared = cli_main.reemote.get_command(click.Context(cli_main.reemote), "run")
     assert shared is not None
-    known = {option for each in shared.params for option in each.opts} - {"-v", "--verbose"}
+    known = {option for each in shared.params for option in each.opts}
     options = {option for each in command.params for option in each.opts if option.startswith("-")}
 
     assert documented == options - known

@@ -47,7 +47,7 @@ def test_unknown_command_names_those_that_there_are(cli: Cli) -> None:
     done = cli("rnu")
 
     assert (done.code, done.out) == (2, "")
-    assert "there is no command 'rnu': there are demo, run, sandbox" in done.err
+    assert "there is no command 'rnu': there are demo, run, shell, sandbox" in done.err
 
 
 def test_unknown_option(cli: Cli) -> None:

@@ -61,7 +61,7 @@ def test_table(cli: Cli, hello: Path, inventory: Path) -> None:
 
     assert done == (
         0,
-        "server104  changed\n    Hello\n    careful\nserver105  changed\n    Hello\n    careful\n",
+        "server[104-105] (2 hosts)  changed\n    Hello\n    careful\n",
         "",
     )
 
@@ -362,6 +362,46 @@ def test_class_by_name(cli: Cli, several: Path, inventory: Path) -> None:
     assert "    me\n" in cli("run", f"{several}:Fine", "-i", inventory).out
 
 
+def test_arguments_of_the_class(cli: Cli, write: Write, inventory: Path) -> None:
+    file = write(
+        "release.py",
+        """
+        from reemote.host import Shell
+        from reemote.core.remote import Remote
+        from reemote.system import Return
+
+        class Release(Remote):
+            version: str
+            copies: int = 1
+
+            async def execute(self):
+                yield Return(value=[self.version, self.copies])
+
+        class Plain:
+            def __init__(self, text="none"):
+                self.text = text
+
+            async def execute(self):
+                yield Return(value=self.text)
+        """,
+    )
+
+    def answer(*arguments: str) -> Any:
+        done = cli("run", f"{file}:{arguments[0]}", *arguments[1:], "-i", inventory, "-l", "web", "-o", "json")
+        return json.loads(done.out)[0]["value"] if done.code == 0 else (done.code, done.err.splitlines()[-1])
+
+    assert answer("Release", "version=1.2=3", "copies=7") == ["1.2=3", 7]
+    assert answer("Plain") == "none"
+    assert answer("Plain", "text=") == ""
+    assert answer("Release", "version=1", "copies=x") == (
+        2, "Error: Release: copies: Input should be a valid integer, unable to parse string as an integer",
+    )  # fmt: skip
+    assert answer("Plain", "txt=x") == (
+        2, "Error: Plain: got an unexpected keyword argument 'txt'; give arguments as NAME=VALUE (it takes text)",
+    )  # fmt: skip
+    assert answer("Plain", "text") == (2, "Error: Invalid value for '[NAME=VALUE]...': 'text': write NAME=VALUE")
+
+
 @pytest.mark.parametrize(
     ("target", "says"),
     [
@@ -370,8 +410,8 @@ def test_class_by_name(cli: Cli, several: Path, inventory: Path) -> None:
         (":Three", "has no class 'Three' with an execute method (there are: One, Two"),
         (":Plain", "has no class 'Plain' with an execute method"),
         (":", "has no class ''"),
-        (":Needs", "Needs needs arguments (missing a required argument: 'who')"),
-        (":NeedsToo", "NeedsToo needs arguments (missing a required argument: 'x')"),
+        (":Needs", "Needs: missing a required argument: 'who'; give arguments as NAME=VALUE (it takes group, name"),
+        (":NeedsToo", "NeedsToo: missing a required argument: 'x'; give arguments as NAME=VALUE (it takes x)"),
         (":Broken", "Broken() cannot be made:\nTraceback"),
         (":Broken", "ZeroDivisionError"),
     ],
@@ -527,13 +567,13 @@ def test_bug_in_the_deployment(cli: Cli, write: Write, inventory: Path) -> None:
     assert (done.code, done.out) == (3, "")
     # How a place in a line is marked depends on the version of Python.
     assert re.sub(r"^ +[~^]+\n", "", done.err, flags=re.MULTILINE) == (
-        "The deployment raised on server104, server105:\n"
+        "The deployment raised on server[104-105]:\n"
         "Traceback (most recent call last):\n"
         f'  File "{file}", line 6, in execute\n'
         '    number = int("x" + response.value.stdout[:0])\n'
         "ValueError: invalid literal for int() with base 10: 'x'\n"
         "2 of 2 hosts failed:\n"
-        "    error in the deployment: server104, server105\n"
+        "    error in the deployment: server[104-105]\n"
     )
 
 
@@ -571,8 +611,9 @@ def test_what_we_say_is_folded_on_a_terminal(hello: Path, inventory: Path) -> No
 def test_summary_names_a_few_of_many_hosts() -> None:
     from reemote.cli.output import some
 
-    assert some(["a", "b"]) == "a, b"
-    assert some([f"web{n}" for n in range(100)]) == "web0, web1, web2, web3, web4 and 95 more"
+    assert some(["a", "b"]) == "a,b"
+    assert some([f"web{n}" for n in range(100)]) == "web[0-99]"
+    assert some([f"web{n * n}" for n in range(100)]) == "web0, web1, web4, web9, web16 and 95 more"
 
 
 def test_no_secret_shows_with_verbose(cli: Cli, write: Write, inventory: Path) -> None:
@@ -581,7 +622,7 @@ def test_no_secret_shows_with_verbose(cli: Cli, write: Write, inventory: Path) -
     for item in data["hosts"]:
         item["connection"]["password"] = secret
     inventory.write_text(json.dumps(data))
-    done = cli("run", write("hello.py", HELLO), "-i", inventory, "-v")
+    done = cli("run", write("hello.py", HELLO), "-i", inventory, "-vv")
 
     assert done.code == 4
     assert "PermissionDenied" in done.out
@@ -605,9 +646,14 @@ def test_interrupted(start: Start, write: Write, fleet: Fleet, inventory: Path, 
     process.send_signal(number)
     out, err = process.communicate(timeout=15)
 
-    assert (process.returncode, out) == (130, "")
+    assert process.returncode == 130
+    assert out == (
+        "server[104-105] (2 hosts)  failed  Cancelled\n    the run was cancelled\n"
+        "    It may have taken effect on the host.\n"
+    )
     assert err == (
-        "Interrupted: ending what runs on the hosts. Once more, to leave without waiting for it.\nInterrupted.\n"
+        "Interrupted: ending what runs on the hosts. Once more, to leave without waiting for it.\n"
+        "2 of 2 hosts failed:\n    Cancelled: server[104-105]\nInterrupted.\n"
     )
     assert not any(map(alive, pids))
 
@@ -673,7 +719,7 @@ def through(shell: str, *arguments: object) -> subprocess.CompletedProcess[str]:
 @pytest.mark.slow
 def test_reader_that_leaves_early(hello: Path, inventory: Path, down: Path, write: Write) -> None:
     done = through("| head -n 1", "run", hello, "-i", inventory)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "server104  changed\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "server[104-105] (2 hosts)  changed\n", "")
 
     for form in ("table", "json"):
         done = through("| true", "run", hello, "-i", down, "-o", form)
@@ -683,7 +729,7 @@ def test_reader_that_leaves_early(hello: Path, inventory: Path, down: Path, writ
     # More than a pipe holds, so that the reader has left while it is written.
     big = write("big.py", HELLO.replace("echo Hello;", "seq 100000;"))
     done = through("| head -n 2", "run", big, "-i", inventory)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "server104  changed\n    1\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "server[104-105] (2 hosts)  changed\n    1\n", "")
 
 
 @pytest.mark.slow
@@ -713,6 +759,26 @@ def on_terminal(arguments: list[Any], **environment: str) -> str:
         os.close(ours)
         process.wait(30)
     return written.decode()
+
+
+@pytest.mark.slow
+def test_what_a_deployment_prints_goes_above_the_live_table(write: Write, inventory: Path) -> None:
+    file = write(
+        "prints.py",
+        """
+        from reemote.host import Shell
+
+        class Prints:
+            async def execute(self):
+                yield Shell(cmd="true")
+                print("half way")
+                yield Shell(cmd="true")
+        """,
+    )
+    text = re.sub("\x1b\\[[^a-zA-Z]*[a-zA-Z]|\r", "", on_terminal(["run", file, "-i", inventory]))
+
+    assert text.count("half way\n") == 2
+    assert text.endswith("server[104-105] (2 hosts)  changed\n")
 
 
 COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:3[0-7]|9[0-7])m")

@@ -13,7 +13,8 @@ from ..core.response import Responses
 from ..execute import Pool, execute
 from ..testing.fleet import sandbox
 from . import demo_program
-from .output import console, exit_code, show
+from .blocks import show
+from .output import console, exit_code
 
 
 @click.command()

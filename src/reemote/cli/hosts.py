@@ -7,39 +7,101 @@ import contextlib
 import functools
 import logging
 import signal
-import sys
-from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from types import FrameType
 from typing import Any
 
 import click
 
+from ..core.errors import ExecutionError
 from ..core.inventory import HostKeys, Inventory
 from ..core.response import Responses
 from ..execute import execute
-from .output import FORMATS, visible
+from .messages import log, say
+from .output import FORMATS
+from .passwords import ask
+from .watching import Part, Watch
 
-_OPTIONS = [
-    click.option(
-        "-i",
-        "--inventory",
-        required=True,
-        envvar="REEMOTE_INVENTORY",
-        show_envvar=True,
-        metavar="FILE",
-        help="The inventory, a JSON file.",
+_SECONDS = click.FloatRange(min=0, min_open=True)
+
+_OPTIONS: Sequence[tuple[str, tuple[str, ...], dict[str, Any]]] = (
+    (
+        "inventory",
+        ("-i", "--inventory"),
+        {
+            "required": True,
+            "envvar": "REEMOTE_INVENTORY",
+            "show_envvar": True,
+            "metavar": "FILE",
+            "help": "The inventory, a JSON file.",
+        },
     ),
-    click.option("-l", "--limit", metavar="HOSTS", help="Hosts, groups and globs: 'web,&prod,!web03'."),
-    click.option("-f", "--forks", type=click.IntRange(min=1), help="How many hosts run at a time; all by default."),
-    click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds for the whole run."),
-    click.option(
-        "--host-keys",
-        type=click.Choice(["strict", "accept-new", "off"]),
-        help="What to do with unknown host keys, for hosts of which the inventory does not say.",
+    ("limit", ("-l", "--limit"), {"metavar": "HOSTS", "help": "Hosts, groups and globs: 'web,&prod,!web03'."}),
+    (
+        "forks",
+        ("-f", "--forks"),
+        {"type": click.IntRange(min=1), "metavar": "N", "help": "How many hosts run at a time; all by default."},
     ),
-    click.option("-o", "--output", type=click.Choice(FORMATS), default="table", show_default=True, help="The output."),
-]
+    ("timeout", ("--timeout",), {"type": _SECONDS, "metavar": "SECONDS", "help": "Seconds for the whole run."}),
+    (
+        "host_timeout",
+        ("--host-timeout",),
+        {"type": _SECONDS, "metavar": "SECONDS", "help": "Seconds for each host, from its turn on."},
+    ),
+    ("step_timeout", ("--step-timeout",), {"type": _SECONDS, "metavar": "SECONDS", "help": "Seconds for each step."}),
+    (
+        "user",
+        ("-u", "--user"),
+        {"metavar": "NAME", "help": "The user to log in as, for hosts of which the inventory does not say."},
+    ),
+    (
+        "host_keys",
+        ("--host-keys",),
+        {
+            "type": click.Choice(["strict", "accept-new", "off"]),
+            "help": "What to do with unknown host keys, for hosts of which the inventory does not say.",
+        },
+    ),
+    (
+        "ask_sudo_pass",
+        ("-K", "--ask-sudo-pass"),
+        {"is_flag": True, "help": "Ask once for sudo's password, for hosts of which the inventory has none."},
+    ),
+    (
+        "ask_su_pass",
+        ("--ask-su-pass",),
+        {"is_flag": True, "help": "Ask once for su's password, for hosts of which the inventory has none."},
+    ),
+    (
+        "check",
+        ("-C", "--check", "--dry-run"),
+        {"is_flag": True, "help": "Change nothing; say what would change."},
+    ),
+    ("diff", ("-D", "--diff"), {"is_flag": True, "help": "With --dry-run: show how texts would change."}),
+    (
+        "output",
+        ("-o", "--output"),
+        {"type": click.Choice(FORMATS), "default": "table", "show_default": True, "help": "The output."},
+    ),
+    (
+        "verbose",
+        ("-v", "--verbose"),
+        {"count": True, "help": "Say what each step did; -vv: and what happens on the connections."},
+    ),
+)
+"""The field of :class:`Given`, the option's names, and the rest of it."""
+
+PRIVILEGES: Sequence[tuple[str, tuple[str, ...], dict[str, Any]]] = (
+    ("sudo", ("-b", "--sudo"), {"is_flag": True, "help": "Run with sudo."}),
+    ("su", ("--su",), {"is_flag": True, "help": "Run with su, as the inventory's su_user; root by default."}),
+    (
+        "sudo_user",
+        ("-U", "--sudo-user"),
+        {"metavar": "NAME", "help": "The user to become with sudo, over the inventory's; root by default."},
+    ),
+)
+"""The options of commands that may run with other privileges."""
 
 
 @dataclass(frozen=True)
@@ -50,65 +112,136 @@ class Given:
     limit: str | None
     forks: int | None
     timeout: float | None
+    host_timeout: float | None
+    step_timeout: float | None
+    user: str | None
     host_keys: HostKeys | None
+    ask_sudo_pass: bool
+    ask_su_pass: bool
+    check: bool
+    diff: bool
     output: str
+    verbose: int
 
     def load(self) -> Inventory:
-        """Read the inventory."""
+        """Read the inventory; say from now on what happens, as far as that was asked for."""
+        if self.diff and not self.check:
+            raise click.UsageError("--diff shows what --dry-run would change: give both", click.get_current_context())
+        log(logging.DEBUG if self.verbose > 1 else logging.WARNING)
         inventory = Inventory.load(self.inventory)
-        if self.host_keys is not None:
-            for item in inventory.hosts:
-                if "host_keys" not in item.connection.model_fields_set:
-                    item.connection.host_keys = self.host_keys
+        for item in inventory.hosts:
+            if self.host_keys is not None and "host_keys" not in item.connection.model_fields_set:
+                item.connection.host_keys = self.host_keys
+            if self.user is not None and item.connection.username is None:
+                item.connection.username = self.user
         return inventory
 
-    def run(self, factory: Callable[[], Any], inventory: Inventory, *, strict: bool = False) -> Responses:
-        """Run what *factory* makes on the hosts that were asked for, until done or interrupted."""
+    def accept(self, privileges: Mapping[str, Any]) -> None:
+        """Refuse to ask for a password that nothing would use."""
+        if self.ask_sudo_pass and privileges.get("su"):
+            raise click.UsageError("--su has a password of its own: --ask-su-pass", click.get_current_context())
+
+    def ask(self, inventory: Inventory) -> None:
+        """Ask for the passwords that are to be asked for, before anything else is on the screen."""
+        if self.ask_sudo_pass:
+            ask("sudo", inventory.select(self.limit))
+        if self.ask_su_pass:
+            ask("su", inventory.select(self.limit))
+
+    def run(self, factory: Callable[[], Any], inventory: Inventory, *parts: Part, strict: bool = False) -> Outcome:
+        """Run what *factory* makes on the hosts that were asked for, until done or interrupted.
+
+        *parts* are told of what happens.
+        """
+        watch = Watch(parts)
         coroutine = execute(
-            factory, inventory, concurrency=self.forks, timeout=self.timeout, strict=strict, limit=self.limit
+            factory,
+            inventory,
+            concurrency=self.forks,
+            timeout=self.timeout,
+            host_timeout=self.host_timeout,
+            step_timeout=self.step_timeout,
+            strict=strict,
+            limit=self.limit,
+            dry_run=self.check,
+            on_event=watch,
         )
         try:
-            return asyncio.run(_until_interrupted(coroutine))
+            responses, interrupted = asyncio.run(_until_interrupted(coroutine)), False
+        except ExecutionError as error:
+            responses, interrupted = error.responses, False
         except asyncio.CancelledError:
-            raise click.Abort from None
+            responses, interrupted = watch.responses, True
+        return Outcome(responses, watch.raised, watch.missed, watch.fault, is_interrupted=interrupted)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run came to."""
+
+    responses: Responses
+    raised: Sequence[tuple[str, Exception]] = field(default=())
+    """The hosts on which the deployment's own code raised, and what."""
+    missed: int = 0
+    """How many steps nobody was told of, since too much happened at a time."""
+    fault: Exception | None = None
+    """A bug in those that were told."""
+    is_interrupted: bool = False
+
+    def close(self) -> None:
+        """End the command where it did not go as it should, once all was told of it."""
+        if self.fault is not None:
+            raise self.fault
+        if self.is_interrupted:
+            raise click.Abort
+
+
+def options(taken: Collection[str] = ()) -> list[click.Option]:
+    """Make the options that all commands for hosts have.
+
+    Names that are *taken* stay with the operation's own parameters; what has no other long name then begins
+    with ``--run-``.
+    """
+    return [click.Option([*_free(names, taken), name], **rest) for name, names, rest in _OPTIONS]
+
+
+def _free(names: Sequence[str], taken: Collection[str]) -> list[str]:
+    kept = [name for name in names if name not in taken]
+    if not any(name.startswith("--") for name in kept):
+        long = next(name for name in names if name.startswith("--"))
+        kept.append(f"--run-{long.removeprefix('--')}")
+    return kept
 
 
 def host_options(function: Callable[..., int]) -> Callable[..., int]:
     """Add the options that all commands for hosts have; *function* gets them as its first argument."""
 
     @functools.wraps(function)
-    def command(**options: Any) -> int:
-        given = Given(**{field.name: options.pop(field.name) for field in fields(Given)})
-        return function(given, **options)
+    def command(**values: Any) -> int:
+        return function(given(values), **values)
 
-    for option in reversed(_OPTIONS):
-        option(command)
+    for name, names, rest in reversed(_OPTIONS):
+        click.option(*names, name, **rest)(command)
     return command
 
 
-def say(*lines: str) -> None:
-    """Write messages, above the progress that may be shown."""
-    if sys.stderr is not None:
-        for line in lines:
-            print(line, file=sys.stderr)  # click.echo() would write past the one who shows progress
+def privilege_options(function: Callable[..., int]) -> Callable[..., int]:
+    """Add the options that say whose privileges are meant; *function* gets those that were given, as *privileges*."""
+
+    @functools.wraps(function)
+    def command(given: Given, **values: Any) -> int:
+        chosen = {name: value for name, *_ in PRIVILEGES if (value := values.pop(name))}
+        given.accept(chosen)
+        return function(given, privileges=chosen, **values)
+
+    for name, names, rest in reversed(PRIVILEGES):
+        click.option(*names, name, **rest)(command)
+    return command
 
 
-class _Messages(logging.Handler):
-    """Log entries as messages, which standard error takes at the time of the entry."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            say(visible(self.format(record)))
-        except Exception:
-            self.handleError(record)
-
-
-def log(level: int) -> None:
-    """Say what is logged from *level* on."""
-    handler = _Messages()
-    handler.setFormatter(logging.Formatter("reemote: %(message)s"))
-    logging.basicConfig(level=level, handlers=[handler])
-    logging.getLogger("asyncssh").setLevel(logging.WARNING)  # it would log commands and what is in them
+def given(values: dict[str, Any]) -> Given:
+    """Take the options that all commands have out of *values*."""
+    return Given(**{each.name: values.pop(each.name) for each in fields(Given)})
 
 
 async def _until_interrupted(coroutine: Coroutine[Any, Any, Responses]) -> Responses:

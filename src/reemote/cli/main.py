@@ -17,6 +17,7 @@ OK, INTERNAL, USAGE, FAILED, UNREACHABLE, NO_HOST, INTERRUPTED = 0, 1, 2, 3, 4, 
 COMMANDS = {
     "demo": ("reemote.cli.demo", "Run a program on two hosts that live in this process."),
     "run": ("reemote.cli.run", "Run a deployment on the hosts of an inventory."),
+    "shell": ("reemote.cli.shell", "Run a shell command on the hosts of an inventory."),
     "sandbox": ("reemote.cli.sandbox", "Keep SSH hosts up in this process, to try things on."),
     "put": ("reemote.cli.files", "Copy files and directories of this machine to hosts."),
     "get": ("reemote.cli.files", "Copy files and directories of hosts to this machine."),
@@ -26,6 +27,14 @@ COMMANDS = {
 }
 """Each subcommand's module, where it has the same name, and its summary. Listing them loads none."""
 
+OPERATIONS = {
+    "host": "Run commands on a host, and ask what is known of it.",
+    "sftp": "Ask for, change and transfer files over SFTP.",
+    "scp": "Copy files between this machine and hosts, and from host to host.",
+    "apt": "Install and remove Debian packages.",
+    "system": "Steps that run in this process, not on the host.",
+}
+"""Our modules of operations, and what each is about, as the catalogue says; listing them loads none, too."""
 
 _OWN_OPTIONS = ("-h", "--help", "--version")
 """The options of the command itself; others, without a subcommand, are those of ``serve``."""
@@ -37,31 +46,44 @@ class Refused(click.ClickException):
     exit_code = USAGE
 
 
+def operations() -> dict[str, str]:
+    """Give the modules of operations, ours and those of other installed packages, without loading any."""
+    from importlib.metadata import entry_points  # takes a while, which other commands do without
+
+    points = entry_points(group="reemote.operations")
+    others = {point.name: f"Operations of {point.dist.name if point.dist else point.value}." for point in points}
+    return OPERATIONS | {name: text for name, text in others.items() if name not in (*COMMANDS, *OPERATIONS)}
+
+
 class Commands(click.Group):
     """A group that imports a subcommand when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Give the names of the subcommands."""
-        return list(COMMANDS)
+        return [*COMMANDS, *operations()]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Load a subcommand."""
-        if cmd_name not in COMMANDS:
-            return None
-        command: click.Command = getattr(importlib.import_module(COMMANDS[cmd_name][0]), cmd_name)
+        command: click.Command | None = None
+        if cmd_name in COMMANDS:
+            command = getattr(importlib.import_module(COMMANDS[cmd_name][0]), cmd_name)
+        elif cmd_name in operations():
+            command = importlib.import_module("reemote.cli.operations").group(cmd_name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the subcommands' summaries."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+        with formatter.section("Operations (reemote MODULE --help lists them)"):
+            formatter.write_dl(list(operations().items()))
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Say what there is, where a subcommand does not exist."""
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            ctx.fail(f"there is no command {args[0]!r}: there are {', '.join(COMMANDS)}")
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS and args[0] not in operations():
+            ctx.fail(f"there is no command {args[0]!r}: there are {', '.join(self.list_commands(ctx))}")
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:

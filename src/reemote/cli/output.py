@@ -1,4 +1,4 @@
-"""What a run shows: the responses, for people and for programs.
+"""What commands write: escapes, forms for programs, the summary of failures, and exit codes.
 
 Data goes to standard output, everything else to standard error.
 """
@@ -6,8 +6,8 @@ Data goes to standard output, everything else to standard error.
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
-import textwrap
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
@@ -16,16 +16,19 @@ import click
 
 from ..core.errors import ConnectFailed, ConnectionLost, HostError
 from ..core.response import Completed, Response, as_json
+from .folding import fold
 from .main import FAILED, OK, UNREACHABLE, write_no_more
 
 if TYPE_CHECKING:  # it takes a tenth of a second, and programs that read JSON do not need it
     from rich.console import Console
-    from rich.text import Text
 
 FORMATS = ("table", "json", "jsonl")
 
 NAMED = 5
-"""How many hosts a summary names for each kind of failure."""
+"""How many hosts a summary names for each kind of failure, where their names do not fold."""
+
+SHORT = 80
+"""Characters of folded names that a summary shows."""
 
 
 def visible(text: str) -> str:
@@ -33,7 +36,9 @@ def visible(text: str) -> str:
 
     Newlines and tabs stay.
     """
-    return "".join(character if _is_harmless(character) else _escape(character) for character in text)
+    if text.isprintable():
+        return text
+    return "\n".join(line if line.replace("\t", "").isprintable() else _escaped(line) for line in text.split("\n"))
 
 
 def one_line(text: str) -> str:
@@ -41,14 +46,23 @@ def one_line(text: str) -> str:
     return visible(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
+def _escaped(line: str) -> str:
+    return "".join(character if _is_harmless(character) else _escape(character) for character in line)
+
+
 def _is_harmless(character: str) -> bool:
     # Cc: control characters; Cf: invisible ones, which can turn the direction of writing; Cs: surrogates;
     # Zl, Zp: separators that some programs take for the end of a line.
-    return character in "\n\t" or unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Zl", "Zp")
+    return character == "\t" or unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
 def _escape(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether a person reads what is written to *stream*."""
+    return stream is not None and stream.isatty()
 
 
 def console(stream: TextIO | None = None) -> Console:
@@ -63,10 +77,9 @@ def console(stream: TextIO | None = None) -> Console:
     return OnPipe(file=stream or sys.stdout, highlight=False, soft_wrap=True)
 
 
-def show(responses: Iterable[Response[Any]], form: str) -> None:
-    """Write *responses* to standard output in one of :data:`FORMATS`."""
-    with writing():
-        _write(responses, form)
+def is_plain(stream: TextIO | None) -> bool:
+    """Whether *stream* takes neither colours nor folded lines, so that no console is needed to write there."""
+    return not is_terminal(stream) and not os.environ.get("FORCE_COLOR")
 
 
 @contextlib.contextmanager
@@ -83,22 +96,32 @@ def writing() -> Iterator[None]:
         raise click.ClickException(f"the hosts are done, but the output cannot be written: {error.strerror}") from None
 
 
-def _write(responses: Iterable[Response[Any]], form: str) -> None:
+def write_json(responses: Iterable[Response[Any]], form: str) -> None:
+    """Write *responses* for programs: as one array, or a line for each."""
     if form == "json":
         print(as_json(list(responses), indent=4))
-    elif form == "jsonl":
+    else:
         for response in responses:
             print(as_json(response))
-    else:
-        target = console()
-        for response in responses:
-            target.print(_block(response, target.width if target.is_terminal else None))
 
 
-def summary(responses: Sequence[Response[Any]], raised: Sequence[str] = ()) -> Iterator[str]:
+# How it went
+
+
+def ending(value: Any) -> str:
+    """Say how a command ended that did not succeed; nothing for all else."""
+    if not isinstance(value, Completed):
+        return ""
+    if value["exit_signal"]:
+        return f"ended by signal {visible(str(value['exit_signal'][0]))}"
+    return f"exit status {value['exit_status']}" if value["exit_status"] else ""  # None is that of a dry run
+
+
+def summary(responses: Sequence[Response[Any]], raised: Sequence[str] = (), hint: str = "") -> Iterator[str]:
     """Say which hosts failed, and how; nothing where all went well.
 
-    *raised* are the hosts without a response, since the deployment raised there.
+    *raised* are the hosts without a response, since the deployment raised there. *hint* is what to know of
+    commands that ended with a status other than 0.
     """
     kinds = {"error in the deployment": list(raised)} if raised else {}
     for response in responses:
@@ -109,11 +132,11 @@ def summary(responses: Sequence[Response[Any]], raised: Sequence[str] = ()) -> I
         yield from _by_size(kinds)
     endings: dict[str, list[str]] = {}
     for response in responses:
-        if not response["error"] and (ending := _ending(response["value"])):
-            endings.setdefault(ending, []).append(response["host"])
+        if not response["error"] and (how := ending(response["value"])):
+            endings.setdefault(how, []).append(response["host"])
     if endings:
         number = f"{_number(endings)} of {len(responses) + len(raised)}"
-        yield f"The last command did not succeed on {number} hosts (a failure with --strict):"
+        yield f"The {'last ' if hint else ''}command did not succeed on {number} hosts{hint}:"
         yield from _by_size(endings)
 
 
@@ -127,7 +150,9 @@ def _by_size(kinds: Mapping[str, Sequence[str]]) -> Iterator[str]:
 
 
 def some(hosts: Sequence[str]) -> str:
-    """Name *hosts*: the first few, and how many more there are."""
+    """Name *hosts*: folded, or where that is long the first few, and how many more there are."""
+    if len(whole := fold(hosts)) <= SHORT:
+        return visible(whole)
     more = f" and {len(hosts) - NAMED} more" if len(hosts) > NAMED else ""
     return visible(", ".join(hosts[:NAMED])) + more
 
@@ -144,60 +169,3 @@ def _is_unreachable(response: Response[Any]) -> bool:
     """Whether the host could not be reached, or dropped us before anything had begun."""
     kind = HostError.named(str(response["value"]))
     return issubclass(kind, ConnectFailed) or (kind is ConnectionLost and response.outcome == "not_started")
-
-
-def _block(response: Response[Any], width: int | None) -> Text:
-    """Write the response of one host: a headline, and what there is to read, indented.
-
-    What Reemote says is folded to *width*, where one is given; what a host wrote is left as it is.
-    """
-    from rich.text import Text
-
-    block = Text()
-    block.append(visible(response["host"]), style="bold")
-    if response["error"]:
-        block.append("  failed", style="bold red")
-        block.append(f"  {visible(str(response['value']))}")
-        lines = [(line, "") for line in _folded(visible(response.detail), width)]
-        if response.outcome == "unknown":
-            lines.append(("It may have taken effect on the host.", "yellow"))
-        lines += _lines(response.completed)
-    else:
-        block.append("  changed" if response["changed"] else "  ok", style="yellow" if response["changed"] else "green")
-        if ending := _ending(response["value"]):
-            block.append(f"  {ending}", style="red")
-        lines = list(_lines(response["value"]))
-    for line, style in lines:
-        block.append("\n    ").append(line, style=style)
-    return block
-
-
-def _folded(text: str, width: int | None) -> Iterator[str]:
-    for line in text.split("\n"):
-        if width is None:
-            yield line
-        else:
-            # A name or a path is left whole, to be copied.
-            yield from textwrap.wrap(line, max(width - 4, 20), break_long_words=False, break_on_hyphens=False) or [""]
-
-
-def _ending(value: Any) -> str:
-    """Say how a command ended that did not succeed; nothing for all else."""
-    if not isinstance(value, Completed) or value["returncode"] == 0:
-        return ""
-    if value["exit_signal"]:
-        return f"ended by signal {visible(str(value['exit_signal'][0]))}"
-    return f"exit status {value['exit_status']}"
-
-
-def _lines(value: Any) -> Iterator[tuple[str, str]]:
-    """Give a value as lines to read, each with its style; standard error comes after standard output."""
-    if isinstance(value, Completed):
-        parts = [(value["stdout"], ""), (value["stderr"], "red")]
-    elif value is None:
-        parts = []
-    else:
-        parts = [(value if isinstance(value, str) else as_json(value, indent=2), "")]
-    for text, style in parts:
-        if text:
-            yield from ((line, style) for line in visible(text).removesuffix("\n").split("\n"))

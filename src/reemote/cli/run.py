@@ -4,57 +4,53 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
-import logging
 import sys
-import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import click
+from pydantic import ValidationError
 
-from ..core.errors import DeploymentError, ExecutionError, InventoryError
-from .hosts import Given, host_options, log, say
-from .main import FAILED, OK, Refused
-from .output import exit_code, show, some, summary, visible
+from ..core.inventory import complaints
+from .hosts import Given, host_options
+from .main import Refused
+from .output import visible
+from .reporting import carry_out
+from .traces import trace
 
-_OURS = str(Path(__file__).resolve().parent.parent)
+_BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
+def _assignments(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    for value in values:
+        if not value.partition("=")[0].isidentifier() or "=" not in value:
+            raise click.BadParameter(f"{value!r}: write NAME=VALUE")
+    return dict(value.split("=", 1) for value in values)
 
 
 @click.command()
 @click.argument("target", metavar="FILE.py[:CLASS]")
+@click.argument("arguments", metavar="[NAME=VALUE]...", nargs=-1, callback=_assignments)
 @host_options
 @click.option("--strict", is_flag=True, help="Stop a host at its first step that fails.")
-@click.option("-v", "--verbose", is_flag=True, help="Say what happens on the connections.")
-def run(given: Given, target: str, strict: bool, verbose: bool) -> int:
-    """Run a deployment on the hosts of an inventory and show each host's response.
+def run(given: Given, target: str, arguments: dict[str, str], strict: bool) -> int:
+    """Run a deployment on the hosts of an inventory and show what each answered.
 
-    FILE.py holds a class with an execute method; name it where there are several.
+    FILE.py holds a class with an execute method; name it where there are several. It is made with the
+    arguments that NAME=VALUE give, as text.
     """
-    log(logging.DEBUG if verbose else logging.WARNING)
     hosts = given.load()
-    deployment = load(target)
-    try:
-        responses = given.run(lambda: _make(deployment), hosts, strict=strict)
-    except ExecutionError as error:
-        show(error.responses, given.output)
-        bugs = [(_host_of(bug), bug) for bug in error.exceptions]
-        say(*_explained(bugs), *summary(error.responses, raised=[host for host, _ in bugs]))
-        return max(FAILED, exit_code(error.responses))
-    show(responses, given.output)
-    if not responses:
-        say("No host had anything to run.")
-        return OK
-    say(*summary(responses))
-    return exit_code(responses)
+    deployment = load(target, arguments)
+    return carry_out(given, hosts, lambda: _make(deployment, arguments), strict=strict)
 
 
 # The deployment
 
 
-def load(target: str) -> type[Any]:
-    """Give the deployment class that ``FILE.py`` or ``FILE.py:Class`` names."""
+def load(target: str, arguments: Mapping[str, str]) -> type[Any]:
+    """Give the deployment class that ``FILE.py`` or ``FILE.py:Class`` names, and that takes *arguments*."""
     path, separator, name = (target, "", "") if Path(target).is_file() else target.rpartition(":")
     if not separator:
         path = target
@@ -71,12 +67,11 @@ def load(target: str) -> type[Any]:
             raise Refused(f"{path} has several classes: name one, as in {path}:{classes[-1].__name__}{_offer(module)}")
         found = classes[0]
     try:
-        inspect.signature(found).bind()
+        inspect.signature(found).bind(**arguments)
     except TypeError as error:
-        raise Refused(
-            f"{found.__name__} needs arguments ({error}): name a class that needs none, such as one that yields "
-            f"{found.__name__}(...)"
-        ) from None
+        names = [name for name, each in inspect.signature(found).parameters.items() if each.kind in _BY_NAME]
+        takes = ", ".join(names) if names else "none"
+        raise Refused(f"{found.__name__}: {error}; give arguments as NAME=VALUE (it takes {takes})") from None
     return found
 
 
@@ -95,9 +90,9 @@ def _load_module(path: str) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except SyntaxError as error:
-        raise Refused(f"{path} cannot be loaded:\n{_trace(error.with_traceback(None))}") from error
+        raise Refused(f"{path} cannot be loaded:\n{trace(error.with_traceback(None))}") from error
     except Exception as error:
-        raise Refused(f"{path} cannot be loaded:\n{_trace(error)}") from error
+        raise Refused(f"{path} cannot be loaded:\n{trace(error)}") from error
     return module
 
 
@@ -118,43 +113,10 @@ def _offer(module: ModuleType) -> str:
     return f" (there are: {names})" if names else ""
 
 
-def _make(deployment: type[Any]) -> Any:
+def _make(deployment: type[Any], arguments: Mapping[str, str]) -> Any:
     try:
-        return deployment()
+        return deployment(**arguments)
+    except ValidationError as error:
+        raise Refused(f"{deployment.__name__}: {visible('; '.join(complaints(error)))}") from error
     except Exception as error:
-        raise Refused(f"{deployment.__name__}() cannot be made:\n{_trace(error)}") from error
-
-
-# What went wrong in it
-
-
-def _explained(bugs: Sequence[tuple[str, Exception]]) -> Iterator[str]:
-    """Tell of each bug once, with the hosts on which it came up."""
-    hosts: dict[str, list[str]] = {}
-    for host, bug in bugs:
-        known = isinstance(bug, InventoryError | DeploymentError)
-        hosts.setdefault(f"Error: {bug}" if known else _trace(bug), []).append(host)
-    for text, names in hosts.items():
-        yield f"The deployment raised on {some(names)}:"
-        yield visible(text)
-
-
-def _host_of(bug: Exception) -> str:
-    """Take the name of the host from the last note of an exception, where ``execute()`` puts it."""
-    return bug.__notes__.pop().removeprefix("on host ")
-
-
-def _trace(error: BaseException) -> str:
-    """Give the traceback from the user's code on: how that was called is of no interest."""
-    report = traceback.TracebackException.from_exception(error)
-    _shorten(report)
-    return "".join(report.format()).rstrip("\n")
-
-
-def _shorten(report: traceback.TracebackException | None) -> None:
-    if report is None:
-        return
-    users = [n for n, frame in enumerate(report.stack) if not frame.filename.startswith((_OURS, "<frozen importlib"))]
-    del report.stack[: users[0] if users else 0]
-    for inner in (report.__cause__, report.__context__, *(report.exceptions or ())):
-        _shorten(inner)
+        raise Refused(f"{deployment.__name__}() cannot be made:\n{trace(error)}") from error

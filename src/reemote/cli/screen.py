@@ -1,207 +1,193 @@
-"""The progress of transfers on a terminal: a bar for each host, as many as there is room for."""
+"""What a terminal shows while hosts are at work: a line for each, as many as there is room for."""
 
 from __future__ import annotations
 
-import posixpath
+import sys
 import time
-from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Generic, Self, TypeVar
 
 from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
-from rich.filesize import decimal, pick_unit_and_suffix
 from rich.live import Live
-from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from ..core.files import shown
+from ..core.events import Event, HostConnected, HostFinished, HostStarted
 from ..core.response import Response
-from .output import one_line
+from .blocks import STYLES, state_of
+from .output import ending, is_terminal, one_line
 
 A_SECOND = 10
 """How often the screen is drawn in a second."""
 
-STYLES = {"waiting": "dim", "done": "green", "unchanged": "", "failed": "bold red", "interrupted": "yellow"}
-"""The states of a host besides running, and how each looks."""
+LOOKS = {"waiting": "dim", **STYLES, "cancelled": "yellow", "interrupted": "yellow"}
+"""The states of a host that is not at work, and how each looks."""
 
-FIRST = {"running": 0, "failed": 1}
+AT_WORK = ("connecting", "running")
+
+FIRST = {"running": 0, "connecting": 1, "failed": 2, "cancelled": 2}
 """Which hosts are shown where there is no room for all, before the others."""
 
 NARROW = 60
-"""Columns below which a terminal has room for names and sizes only."""
-
-REMEMBERED = 1024
-"""Files of one host whose progress is known one by one; far more than are under way at a time."""
-
-
-class _Rate:
-    """Bytes a second, over the last five seconds."""
-
-    def __init__(self) -> None:
-        self._samples: deque[tuple[float, int]] = deque(maxlen=5 * A_SECOND)
-
-    def at(self, done: int) -> float:
-        now = time.monotonic()
-        self._samples.append((now, done))
-        before, had = self._samples[0]
-        return (done - had) / (now - before) if now > before else 0.0
+"""Columns below which a terminal has room for the most important only."""
 
 
 class Row:
-    """What is known of the transfer of one host."""
+    """What is known of one host."""
 
     def __init__(self, host: str) -> None:
         self.name = one_line(host)
         self.state = "waiting"
         self.failure = ""
-        self.file = b""
-        """The file that moved last."""
-        self.done = self.total = 0
-        self.seconds = 0.0
-        self._files: dict[tuple[bytes, bytes], tuple[int, int]] = {}
-        self._rate = _Rate()
+        """What to know of how it ended."""
         self._began = 0.0
+        self._seconds = 0.0
 
     def begin(self) -> None:
         """Take note that the host has its turn."""
-        self.state = "running"
+        self.state = "connecting"
         self._began = time.monotonic()
 
-    def progress(self, source: bytes, target: bytes, done: int, total: int) -> None:
-        """Add up the progress of the single files; how many will follow is not known."""
-        done_before, total_before = self._files.pop((source, target), (0, 0))
-        self._files[source, target] = done, total
-        if len(self._files) > REMEMBERED:
-            del self._files[next(iter(self._files))]
-        self.done += done - done_before
-        self.total += total - total_before
-        self.file = source
+    def tell(self, event: Event) -> None:
+        """Take note of what happens on the host while it is at work."""
+        if isinstance(event, HostConnected) and self.is_at_work:
+            self.state = "running"
 
-    def end(self, response: Response[Any]) -> None:
+    def end(self, state: str, failure: str = "") -> None:
         """Take note of how it ended."""
-        if self.is_running:
-            self.seconds = time.monotonic() - self._began
-        self.state = "done" if response["changed"] else "unchanged"
-        if response["error"]:
-            self.state, self.failure = "failed", one_line(str(response["value"]))
+        self._seconds = self.seconds
+        self.state, self.failure = state, one_line(failure)
 
     @property
-    def is_running(self) -> bool:
-        """Whether the transfer is under way."""
-        return self.state == "running"
+    def is_at_work(self) -> bool:
+        """Whether something is under way there."""
+        return self.state in AT_WORK
 
     @property
-    def label(self) -> str:
-        """What to read at the end of the line."""
-        if self.is_running:
-            return one_line(shown(posixpath.basename(self.file))) or "working"
-        return f"{self.state} {self.failure}".rstrip()
-
-    def bar(self) -> ProgressBar:
-        """Give the bar, full where nothing had to be copied."""
-        completed = self.done if self.total else 1 if self.state in ("done", "unchanged") else 0
-        bar = ProgressBar(total=self.total or 1, completed=completed, finished_style=STYLES["done"])
-        if self.state in ("failed", "interrupted"):
-            bar.complete_style = bar.finished_style = STYLES[self.state]
-        return bar
-
-    def speed(self) -> str:
-        """Give the bytes a second: of late, or at the end on the whole."""
-        if self.is_running:
-            return _per_second(self._rate.at(self.done)) if self.done else ""
-        return _per_second(self.done / self.seconds) if self.seconds and self.done else ""
+    def seconds(self) -> float:
+        """For how long it has been at work, or was."""
+        return time.monotonic() - self._began if self.is_at_work else self._seconds
 
 
-class Screen:
+R = TypeVar("R", bound=Row)
+
+
+class Screen(Generic[R]):
     """The lines of all hosts on a terminal, for as long as the context lasts."""
 
-    def __init__(self, hosts: Iterable[str], console: Console) -> None:
-        self.rows = {host: Row(host) for host in hosts}
-        self._console = console
-        self._rate = _Rate()
-        self._is_over = False
+    def __init__(
+        self, hosts: Iterable[str], console: Console, row: Callable[[str], R], *, dry_run: bool = False
+    ) -> None:
+        self.rows = {host: row(host) for host in hosts}
+        self.is_over = False
+        self.console = console
+        self._began = time.monotonic()
+        self._dry_run = dry_run
         self._live = Live(
             console=console,
             get_renderable=self.drawn,
             refresh_per_second=A_SECOND,
-            redirect_stdout=False,  # nothing is written there meanwhile
+            redirect_stdout=is_terminal(sys.stdout),  # what a deployment prints goes above the lines
         )
 
     def __enter__(self) -> Self:
+        self._began = time.monotonic()
         self._live.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._is_over = True
+        self.is_over = True
         for row in self.rows.values():
-            if row.state in ("waiting", "running"):
-                row.state = "interrupted"
+            if row.state == "waiting" or row.is_at_work:
+                row.end("interrupted")
         self._live.stop()
 
-    def finish(self, responses: Iterable[Response[Any]]) -> None:
-        """Take note of how the hosts ended of which nothing is known so far."""
-        for response in responses:
-            row = self.rows[response["host"]]
-            if row.state in ("waiting", "running"):
-                row.end(response)
+    def tell(self, event: Event) -> None:
+        """Take note of an event."""
+        row = self.rows.get(getattr(event, "host", ""))
+        if row is None:
+            return
+        if isinstance(event, HostStarted):
+            row.begin()
+        elif isinstance(event, HostFinished):
+            row.end(*self._ending(event.response, event.error))
+        else:
+            row.tell(event)
+
+    def _ending(self, response: Response[Any] | None, error: Exception | None) -> tuple[str, str]:
+        if response is None:  # it raised, or had nothing to run
+            return ("failed", type(error).__name__) if error else ("skipped", "")
+        state = state_of(response, dry_run=self._dry_run)
+        if state != "failed":
+            return state, ending(response["value"])
+        kind = str(response["value"])
+        return ("cancelled", "") if kind == "Cancelled" else (state, kind)
+
+    # What is drawn
 
     def drawn(self) -> RenderableType:
         """Draw the lines; where there is no room for all, those that move, and one for all hosts."""
         rows = list(self.rows.values())
-        room = self._console.height - 2  # the line for all hosts, and the one on which the cursor rests
-        if len(rows) <= room:
+        room = self.console.height - 2  # the line for all hosts, and the one on which the cursor rests
+        if self.is_over:
+            return self.last(rows, fits=len(rows) <= room)
+        if len(rows) == 1 and room > 0:
             return self._table(rows)
-        if self._is_over:
-            return self._overall(rows)
         order = sorted(range(len(rows)), key=lambda number: (FIRST.get(rows[number].state, len(FIRST)), number))
-        return Group(self._table([rows[number] for number in sorted(order[: max(room, 0)])]), self._overall(rows))
+        shown = [rows[number] for number in sorted(order[: max(room, 0)])]
+        return Group(self._table(shown), self.overall(rows)) if shown else self.overall(rows)
 
-    def _table(self, rows: Sequence[Row]) -> Table:
-        # The terminal shows Ctrl-C as ^C, which must not move the cursor to the next line.
-        table = Table.grid(padding=(0, 1), expand=True)
-        table.width = max(self._console.width - 3, 1)
-        quarter = max(self._console.width // 4, 8)
-        name = min(max(cell_len(row.name) for row in rows), quarter) if rows else 0
-        ended = [cell_len(row.label) for row in rows if not row.is_running]
-        label = min(max([quarter, *ended]), 2 * quarter)  # a file's name does not make the bars move
-        is_wide = self._console.width >= NARROW
-        table.add_column(no_wrap=True, width=name)
-        if is_wide:
-            table.add_column(ratio=1)
-        table.add_column(no_wrap=True, justify="right", min_width=15)
-        if is_wide:
-            table.add_column(no_wrap=True, justify="right", min_width=10)
-        table.add_column(no_wrap=True, width=label)
-        for row in rows:
-            sizes, note = Text(_sizes(row.done, row.total)), Text(row.label, STYLES.get(row.state, "dim"))
-            cells = [row.bar(), sizes, Text(row.speed()), note] if is_wide else [sizes, note]
-            table.add_row(Text(row.name), *cells)
-        return table
+    def last(self, rows: Sequence[R], *, fits: bool) -> RenderableType:
+        """Draw what stays when all is over: one line for all hosts."""
+        return self.overall(rows)
 
-    def _overall(self, rows: Sequence[Row]) -> Text:
-        numbers = Counter(row.state for row in rows)
-        states = ", ".join(f"{numbers[state]} {state}" for state in ("running", *STYLES) if numbers[state])
-        done = sum(row.done for row in rows)
-        parts = [f"{len(rows)} hosts: {states}", _sizes(done, sum(row.total for row in rows))]
-        if not self._is_over:
-            parts.append(_per_second(self._rate.at(done)))
+    def numbers(self, rows: Sequence[R]) -> str:
+        """Say how many hosts there are in each state."""
+        found = Counter(row.state for row in rows)
+        states = ", ".join(f"{found[state]} {state}" for state in (*AT_WORK[::-1], *LOOKS) if found[state])
+        return f"{len(rows)} host{'' if len(rows) == 1 else 's'}: {states}"
+
+    @property
+    def elapsed(self) -> str:
+        """Give the time since the beginning."""
+        return clock(time.monotonic() - self._began)
+
+    def overall(self, rows: Sequence[R]) -> Text:
+        """Draw one line for all hosts."""
+        return self.line(self.numbers(rows), self.elapsed)
+
+    def line(self, *parts: str) -> Text:
+        """Make a line that is no longer than the terminal is wide."""
         line = Text("   ".join(part for part in parts if part), style="bold", no_wrap=True)
-        line.truncate(max(self._console.width - 3, 1), overflow="ellipsis")
+        line.truncate(self.width, overflow="ellipsis")
         return line
 
+    @property
+    def width(self) -> int:
+        """Columns to draw on: the terminal shows Ctrl-C as ^C, which must not move the cursor to the next line."""
+        return max(self.console.width - 3, 1)
 
-def _sizes(done: int, total: int) -> str:
-    if not total:
-        return ""
-    unit, suffix = pick_unit_and_suffix(total, ["bytes", "kB", "MB", "GB", "TB", "PB"], 1000)
-    digits = 0 if unit == 1 else 1
-    return f"{done / unit:.{digits}f}/{total / unit:.{digits}f} {suffix}"
+    def _table(self, rows: Sequence[R]) -> Table:
+        table = Table.grid(padding=(0, 1), expand=True)
+        table.width = self.width
+        is_wide = self.console.width >= NARROW
+        most = max(self.console.width // (4 if is_wide else 3), 8)
+        table.add_column(no_wrap=True, width=min(max((cell_len(row.name) for row in rows), default=0), most))
+        self.fill(table, rows, is_wide=is_wide)
+        return table
+
+    def fill(self, table: Table, rows: Sequence[R], *, is_wide: bool) -> None:
+        """Add the other columns, and a row for each host."""
+        raise NotImplementedError
 
 
-def _per_second(speed: float) -> str:
-    return f"{decimal(int(speed))}/s"
+def clock(seconds: float) -> str:
+    """Write a time to be read at a glance."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

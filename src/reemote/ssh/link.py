@@ -261,16 +261,16 @@ class Link:
             timeout=END_GROUP,
         )
         try:
-            await self._run_beside(request)
+            if await self._run_beside(request):
+                return await process.gone()
+            return await process.end() and not process.was_killed  # SIGKILL reaches sudo, and not what it runs
         except asyncssh.ChannelOpenError:
             # The host allows no session besides the command's own, which has to go first.
             await process.end()
-            await self._run_beside(request, PATIENCE)
-            return process.has_ended()
-        return await process.gone()
+            return await self._run_beside(request, PATIENCE) and process.has_ended()
 
-    async def _run_beside(self, request: Request, patience: float = 0.0) -> None:
-        """Run a command in a session for which no place is kept; a failure of it is logged, and no more."""
+    async def _run_beside(self, request: Request, patience: float = 0.0) -> bool:
+        """Run a command in a session for which no place is kept, and answer whether it could be run."""
         clock = asyncio.get_running_loop().time
         until = clock() + patience
         while True:
@@ -285,7 +285,9 @@ class Link:
             await process.communicate()
         except HostError as error:
             log.warning("%s: what was started with privileges may be running on: %s", self.plan.where, error)
-            process.channel.close()
+            process.channel.abort()
+            return False
+        return True
 
     # Files
 

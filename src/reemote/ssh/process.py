@@ -244,6 +244,8 @@ class Process:
         self.request = request
         self.session = session
         self.channel = channel
+        self.was_killed = False
+        """Whether it had to be ended by SIGKILL."""
         self._deadline = deadline
         self._started = asyncio.get_running_loop().time()
 
@@ -409,6 +411,7 @@ class Process:
         for name, grace in (*first, ("KILL", GRACE_KILL)):
             if self.session.ended.is_set():
                 break
+            self.was_killed = name == "KILL"
             try:
                 self.channel.send_signal(name)
             except (OSError, asyncssh.Error):
@@ -421,7 +424,7 @@ class Process:
         # What it started holds the channel open until it has ended, too.
         gone = await _happens(self.session.ended, GRACE_KILL) and self.has_ended()
         gone = gone and await _happens(self.session.closed, GRACE_KILL)
-        self.channel.close()
+        self.channel.abort()  # not close(): that would wait until input has gone that nobody reads
         return gone
 
 

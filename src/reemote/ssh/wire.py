@@ -67,14 +67,18 @@ _MARK = (
 # for sudo, sudo is asked before: for the password, which it remembers for the children of this shell, and whether
 # it allows the program.
 _BARE = (
-    _FRONT + "prompt=$1$2 mark=$3$4 user=$5 directory=$6; shift 6\n"
+    _FRONT + "prompt=$1$2 mark=$3$4 user=$5 directory=$6 bytes=$7; shift 7\n"
     'command -v sudo >/dev/null || { echo "sudo: not found" >&2; exit 127; }\n'
 )
 _ASK = 'sudo -S -p "$prompt" -v || exit\n'
-_MAY = 'sudo -n -l -u "$user" "$@" >/dev/null </dev/null || exit\n'
+_MAY = (
+    'sudo -n -l -u "$user" "$@" >/dev/null </dev/null ||'
+    ' { echo "sudo does not allow this program as $user" >&2; exit 1; }\n'
+)
 _BEGIN = (
     'if [ -n "$was" ]; then LC_ALL=$was; export LC_ALL; else unset LC_ALL; LC_MESSAGES=C; export LC_MESSAGES; fi\n'
-    'printf "%s\\n" "$mark" >&2\n'
+    + _GROUP
+    + 'printf "%s%s\\n" "$mark" "$group" >&2\n'
     'if [ -n "$directory" ]; then cd -- "$directory" || exit; fi\n'
 )
 _RUN_BARE = 'sudo -n -u "$user" "$@"'
@@ -86,7 +90,8 @@ _RUN_SHELL = 'command=$1; shift; exec ${1+env} "$@" "$shell" -c "$command"'
 # A terminal hands on bytes as they are, says nothing twice, and has no end of input: what comes in is counted.
 _RAW = "stty raw -echo 2>/dev/null\n"
 _NO_INPUT = "exec </dev/null\n"
-_COUNTED, _COUNTED_END = 'bytes=$1; shift; head -c "$bytes" | {\n', "\n}"
+_COUNT = "bytes=$1; shift\n"
+_COUNTED, _COUNTED_END = 'head -c "$bytes" | {\n', "\n}"
 
 KILL = (
     'kill -s TERM -- "-$1"; n=0\n'
@@ -167,7 +172,7 @@ def become(
     end, words = _end(command, env)
     words = [directory or "", *words]
     if terminal is not None:
-        end = _COUNTED + end + _COUNTED_END if terminal else _NO_INPUT + end
+        end = _COUNT + _COUNTED + end + _COUNTED_END if terminal else _NO_INPUT + end
         words = [words[0], *([str(terminal)] if terminal else []), *words[1:]]
     inside = _MARK + (_WATCH if watched else "") + _ENTER + end
     raw = _RAW if terminal is not None else ""
@@ -199,12 +204,10 @@ def bare(
     script = _BARE + (_ASK if who.password is not None else "") + ("" if env else _MAY) + _BEGIN
     if terminal is not None:
         script = _RAW + script + (_COUNTED + _RUN_BARE + _COUNTED_END if terminal else _NO_INPUT + _RUN_BARE)
-        script = script.replace(_MAY, "")  # the count is among the words
-        words = [*([str(terminal)] if terminal else []), *words]
     else:
         script += _RUN_BARE if who.password is not None else "exec " + _RUN_BARE
     marks_of = (*_halves(marks.start), *_halves(marks.prompt), *_halves(marks.open))
-    return _framed(script, *marks_of, who.user, directory or "", *words)
+    return _framed(script, *marks_of, who.user, directory or "", str(terminal or 0), *words)
 
 
 def _halves(mark: str) -> tuple[str, str]:
