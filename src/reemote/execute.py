@@ -80,7 +80,7 @@ async def execute(
         return await work.run(pool, None)
     telling = Telling(on_event)
     try:
-        responses = await work.run(pool, telling.events.emit)
+        responses = await work.run(pool, telling.events.emit, lines=getattr(on_event, "wants_lines", True))
     finally:
         await telling.close()
     if telling.error is not None:
@@ -199,13 +199,13 @@ class _Work:
     timeout: float | None
     host_timeout: float | None
 
-    async def run(self, pool: Transport | None, emit: Emit | None) -> Responses:
+    async def run(self, pool: Transport | None, emit: Emit | None, *, lines: bool = True) -> Responses:
         """Do it; a cancellation ends what runs, and goes on when the responses have been told."""
         items, start = self.scope.items, time.perf_counter()
         transport = pool if pool is not None else cast(Transport, await loop_pool())
         most = min(self.concurrency or len(items), transport.prepare(items)) if items else 1
         tell = emit or _nobody
-        rules = replace(self.rules, emit=emit)
+        rules = replace(self.rules, emit=emit, lines=lines)
         runs = [
             _Run(item, step, rules, self.host_timeout, tell) for item, step in zip(items, self.deployments, strict=True)
         ]
@@ -273,7 +273,7 @@ class _Run:
     async def run(self, transport: Transport, what: Scope, places: asyncio.Semaphore, limit: int | None) -> Response:
         """Wait for a place and run; what the deployment's code raises names the host."""
         scope.set(what)  # the task's own context: it ends with the run
-        place.set(Place(self.rules.emit, self.item.host, 0) if self.rules.emit else None)
+        place.set(Place(self.rules.emit, self.item.host, 0, self.rules.lines) if self.rules.emit else None)
         start, response, failure = time.perf_counter(), None, None
         try:
             async with places:

@@ -375,6 +375,32 @@ def test_a_limit_selects(limit: Any, names: list[str]) -> None:
     assert [host.host for host in FLEET.select(limit)] == names
 
 
+@pytest.mark.parametrize(
+    ("limit", "names"),
+    {
+        "web[08-10]": ["web08", "web09", "web10"],
+        "web[08,10-11],db1.example.com": ["web08", "web10", "web11", "db1.example.com"],
+        "db[1-2].example.com": ["db1.example.com", "db2.example.com"],
+        "db[1-3].*": ["db1.example.com", "db2.example.com"],
+        "10.0.[0-1].[1-2]": ["10.0.0.1", "10.0.1.2"],
+        "web0[8-9]*": ["web08", "web09"],
+        "web[01-99],!web[09-10]": ["web08", "web11"],
+        "web[08-5000]": ["web08", "web09", "web10", "web11"],
+    }.items(),
+)
+def test_ranges_of_numbers(limit: str, names: list[str]) -> None:
+    hosts = ["web08", "web09", "web10", "web11", "db1.example.com", "db2.example.com", "10.0.0.1", "10.0.1.2"]
+    fleet = Inventory.of({"hosts": [{"connection": {"host": host}} for host in hosts]})
+    assert [host.host for host in fleet.select(limit)] == names
+
+
+def test_ranges_that_name_nothing() -> None:
+    fleet = Inventory.of(item(connection={"host": "web8"}))
+    for limit in ("web[08-10]", "web[10-8]", "web[1-200000]"):
+        with pytest.raises(NoHostMatched):
+            fleet.select(limit)
+
+
 @pytest.mark.parametrize("limit", ["nowhere", "web,nowhere", "&nowhere", "!nowhere", "WEB", "web0", "!", "&", "-web"])
 def test_a_name_that_is_neither_a_host_nor_a_group(limit: str) -> None:
     name = limit.removeprefix("web,").lstrip("&!")

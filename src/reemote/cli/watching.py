@@ -30,6 +30,7 @@ class Watch:
         self.raised: list[tuple[str, Exception]] = []
         self.fault: Exception | None = None
         self._parts = parts
+        self.wants_lines = any(getattr(part, "wants_lines", True) for part in parts)
         self._steps: dict[str, list[int]] = {}
         """For each host: the highest number of a step, and how many steps have ended, as far as was told."""
 
@@ -58,6 +59,8 @@ class Watch:
 
 class Steps:
     """Says what each step did, in a line."""
+
+    wants_lines = False
 
     def __init__(self, *, dry_run: bool) -> None:
         self._dry_run = dry_run
@@ -99,6 +102,8 @@ def _first_line(command: str) -> str:
 
 class Prediction:
     """Keeps what a dry run tells of its steps: how they would change texts, and which it left out."""
+
+    wants_lines = False
 
     def __init__(self) -> None:
         self.diffs: dict[str, list[tuple[str, str]]] = {}

@@ -34,6 +34,8 @@ class Rules:
     """Seconds for each operation."""
     emit: Emit | None = None
     """Takes the events of the run, if anybody listens."""
+    lines: bool = True
+    """Whether the lines that commands write are among them."""
 
 
 _DEFAULT = Rules()
@@ -110,7 +112,7 @@ class Deployment:
         parent = above.step if above and above.step else None
         emit(StepStarted(host=host, step=number, parent=parent, name=name, operation=step))
         start, response = time.perf_counter(), None
-        token = place.set(Place(emit, host, number))
+        token = place.set(Place(emit, host, number, self.rules.lines))
         try:
             response = await self._one(step)
         except HostError as error:

@@ -128,6 +128,8 @@ class Place:
     emit: Emit
     host: str
     step: int
+    lines: bool = True
+    """Whether the lines that commands write are wanted."""
 
 
 place: ContextVar[Place | None] = ContextVar("reemote_place", default=None)

@@ -234,7 +234,8 @@ class Inventory(_Model):
         """Give the hosts that *limit* selects, in inventory order.
 
         A limit is a list of terms, separated by commas. A term is the name of a host or of a group,
-        or a glob (``*``, ``?``, ``[...]``) over both; upper and lower case differ.
+        or a glob (``*``, ``?``, ``[...]``) over both; upper and lower case differ. Numbers in brackets
+        are ranges, as the command line shows them: ``web[08-10,20]`` is web08, web09, web10 and web20.
 
         - ``web`` adds the hosts that it names. Several add up: ``web,db``.
         - ``&prod`` keeps only the hosts that it names too.
@@ -249,7 +250,7 @@ class Inventory(_Model):
         if limit is None:
             return list(self.hosts)
         texts = [limit] if isinstance(limit, str) else list(limit)
-        terms = [term.strip() for text in texts for term in text.split(",") if term.strip()]
+        terms = [term.strip() for text in texts for term in _SEPARATOR.split(text) if term.strip()]
         sign = {mark: [term[1:].strip() for term in terms if term[0] == mark] for mark in "&!"}
         plain = [term for term in terms if term[0] not in sign]
         if not terms:
@@ -267,14 +268,43 @@ class Inventory(_Model):
         def named(item: InventoryItem) -> bool:
             return term in (item.host, "all") or term in item.groups
 
+        alternatives = set(_alternatives(term))
+        globs = [each for each in alternatives if any(character in each for character in "*?[")]
+
         def like(item: InventoryItem) -> bool:
-            return any(fnmatchcase(name, term) for name in (item.host, "all", *item.groups))
+            names = (item.host, "all", *item.groups)
+            return not alternatives.isdisjoint(names) or any(fnmatchcase(n, each) for n in names for each in globs)
 
         if any(item.host == term or term in item.groups for item in self.hosts) or term == "all":
             return named
         if not any(character in term for character in "*?["):
             raise NoHostMatched(f"the limit names {term!r}, which is neither a host nor a group of the inventory")
         return like
+
+
+_SEPARATOR = re.compile(r",(?![^\[\]]*\])")
+"""A comma that is not between brackets."""
+
+_NUMBERS = re.compile(r"\[(\d+(?:-\d+)?(?:,\d+(?:-\d+)?)*)\]")
+"""Numbers of hosts, as in ``web[01-12,20]``."""
+
+_MOST_NUMBERS = 100_000
+
+
+def _alternatives(term: str) -> Iterator[str]:
+    """Give the globs that a term with ranges of numbers stands for: ``web[08-10]`` is web08, web09 and web10."""
+    found = _NUMBERS.search(term)
+    if found is None or not {"-", ","} & set(found[1]):
+        yield term
+        return
+    for part in found[1].split(","):
+        first, _, last = part.partition("-")
+        numbers = range(int(first), int(last or first) + 1)
+        if len(numbers) > _MOST_NUMBERS:
+            raise NoHostMatched(f"the limit names more than {_MOST_NUMBERS:,} hosts by {part!r}")
+        for number in numbers:
+            for rest in _alternatives(term[found.end() :]):
+                yield f"{term[: found.start()]}{number:0{len(first)}}{rest}"
 
 
 def _json_name(value: Any) -> str:

@@ -27,7 +27,11 @@ _KEPT = (RunStarted, HostStarted, HostFinished, RunFinished)
 """Events that are never dropped: there is a known number of them."""
 
 Listener = Callable[[Event], Awaitable[None] | None]
-"""A function that is told of each event, or a coroutine function."""
+"""A function that is told of each event, or a coroutine function.
+
+One that has an attribute ``wants_lines`` which is false gets no ``OutputLine``: making an event of each line takes
+time where there are many.
+"""
 
 
 class Events:

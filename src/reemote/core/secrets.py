@@ -9,8 +9,10 @@ is written as ``pass:SECRET``.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
+import shlex
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -71,6 +73,8 @@ def resolve(text: str) -> str:
     kind, colon, rest = text.partition(":")
     if colon and f"{kind}:" in _SOURCES:
         text = _SOURCES[f"{kind}:"](rest)
+        if not text:
+            raise SecretNotFound(f"the secret {kind}:{rest}: it is empty")
     elif colon and kind == "pass":
         text = rest
     _remember(text)
@@ -96,10 +100,17 @@ class LookUp:
             return resolve(text)
         if text not in self._found:
             self._found[text] = asyncio.create_task(asyncio.to_thread(resolve, text))
+            self._found[text].add_done_callback(_heard)
         try:
             return await asyncio.shield(self._found[text])
         except SecretNotFound as error:
             raise SecretNotFound(error.detail) from None  # each host has an exception of its own
+
+
+def _heard(task: asyncio.Task[str]) -> None:
+    """Take note of a failure, of which those were to hear who have been cancelled meanwhile."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _from_environment(name: str) -> str:
@@ -146,7 +157,7 @@ _SOURCES: Mapping[str, Callable[[str], str]] = {
 def _remember(secret: str) -> None:
     """Keep a secret, so that it can be masked where it should not have got to."""
     if len(secret) >= SHORTEST:
-        _known.add(secret)
+        _known.update((secret, repr(secret)[1:-1], json.dumps(secret)[1:-1], shlex.quote(secret)))
 
 
 def scrub(text: str) -> str:
@@ -162,7 +173,11 @@ class Scrubber(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Let the entry pass, without secrets."""
-        text = record.getMessage()
+        try:
+            text = record.getMessage()
+        except Exception:  # whatever the arguments do: logging is to go on, without them
+            record.msg, record.args = scrub(f"{record.msg} {record.args}"), None
+            return True
         if (clean := scrub(text)) != text:
             record.msg, record.args = clean, None
         if record.exc_info and not record.exc_text:

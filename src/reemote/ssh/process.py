@@ -157,7 +157,7 @@ class CommandSession(asyncssh.SSHClientSession[bytes]):
         self._guarded = None if request.terminal else STDERR
         self._sink = request.sink
         self._lines: dict[asyncssh.DataType, Lines] = {}
-        if request.where is not None:
+        if request.where is not None and request.where.lines:
             for kind, stream in STREAMS.items():
                 self._lines[kind] = Lines(request.where, stream, request.encoding)
         self.ended = asyncio.Event()

@@ -185,7 +185,7 @@ class FakeHost:
         except asyncio.CancelledError:
             self.interrupted = unfinished
             raise
-        if where is not None:
+        if where is not None and where.lines:
             for stream, data in (("stdout", completed.stdout_bytes), ("stderr", completed.stderr_bytes)):
                 lines = Lines(where, cast(Stream, stream))
                 lines.add(data)
