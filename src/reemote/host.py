@@ -47,6 +47,8 @@ def _argument(value: str) -> str:
 def _arguments(value: list[str]) -> list[str]:
     if not value[0]:
         raise ValueError("the first argument names the program")
+    if value[0].startswith("-"):
+        raise ValueError("a program's name cannot begin with '-': give a path, such as ./-name")
     _command(shlex.join(value))
     return value
 
@@ -63,6 +65,10 @@ def _variables(value: dict[str, str]) -> dict[str, str]:
             raise ValueError(f"{name!r} is no name for an environment variable")
         if "\0" in text:
             raise ValueError(f"the variable {name} cannot contain a NUL character")
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"the variable {name} is not valid Unicode") from None
     return value
 
 

@@ -16,6 +16,9 @@ Stream = Literal["stdout", "stderr"]
 LONGEST_LINE = 64 * 1024
 """Characters of a line that are handed on in one piece."""
 
+HEAVIEST = 1024 * 1024
+"""Bytes that a response counts for, at the most."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Event:
@@ -143,7 +146,8 @@ def weight(event: Event) -> int:
     if isinstance(event, StepFinished | HostFinished) and event.response:
         value = event.response.get("completed") or event.response["value"]
         if isinstance(value, Completed):
-            return 1024 + 2 * (len(value["stdout"]) + len(value["stderr"]))
+            # A response with much output is kept by others, too: it is not to crowd out all else.
+            return 1024 + min(2 * (len(value["stdout"]) + len(value["stderr"])), HEAVIEST)
     return 1024
 
 

@@ -111,12 +111,14 @@ class Session(_Options):
         def __init__(self, **options: Any) -> None: ...
 
 
-_USER_NAME = r"[^\u0000-\u0020\u007f:/-][^\u0000-\u0020\u007f:/]*"
+_USER_NAME = r"[^\u0000-\u0020\u007f:/#-][^\u0000-\u0020\u007f:/]{0,255}"
 
 
 def _user_name(value: str) -> str:
     if not re.fullmatch(_USER_NAME, value):
-        raise ValueError("a user's name has no spaces, colons and slashes, and does not begin with a hyphen")
+        raise ValueError(
+            "a user's name has no spaces, colons and slashes, and does not begin with a hyphen or a number sign"
+        )
     return value
 
 

@@ -180,11 +180,17 @@ class _Caller:
             error: Exception | None = None
             try:
                 for event in batch:
-                    self._listener(event)
+                    answer = self._listener(event)
+                    if inspect.isawaitable(answer):  # a lambda that calls a coroutine function, say
+                        asyncio.run_coroutine_threadsafe(_wait_for(answer), self._loop).result()
             except Exception as caught:
                 error = caught
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 self._loop.call_soon_threadsafe(_settle, done, error)
+
+
+async def _wait_for(answer: Awaitable[object]) -> None:
+    await answer
 
 
 def _settle(done: asyncio.Future[None], error: Exception | None) -> None:

@@ -56,7 +56,7 @@ _FULL = ("SFTPNoSpaceOnFilesystem", "SFTPQuotaExceeded")
 class Session(Protocol):
     """What the files of a host need of it: its connection, and commands."""
 
-    async def sftp(self) -> AbstractAsyncContextManager[SftpSession]:
+    def sftp(self) -> AbstractAsyncContextManager[SftpSession]:
         """Give an SFTP session on a connection that stands."""
 
     async def run(self, command: str, *, stdin: Any = None) -> Completed:
@@ -93,7 +93,7 @@ class SftpFiles:
 
     async def _open(self) -> asyncssh.SFTPClient:
         if self._sftp is None:
-            self._sftp = await self._stack.enter_async_context(await self._session.sftp())
+            self._sftp = await self._stack.enter_async_context(self._session.sftp())
             limits = self._sftp.client.limits
             self._limits = (limits.max_read_len or SMALLEST_BLOCK, limits.max_write_len or SMALLEST_BLOCK)
         return self._sftp.client

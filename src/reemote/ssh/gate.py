@@ -131,6 +131,11 @@ class Gate:
                 f"the login shell did not start {who.method}, exit status {status}" + (f": {last}" if last else "")
             )
         said = self.said or more.strip()
+        if "not allowed to execute" in said:
+            return PrivilegeDenied(
+                f"{who.method} does not allow this user to run a shell as {who.user}; what it does allow, "
+                "host.Command(argv=[...]) runs without one"
+            )
         kind = next((kind for text, kind in _SAYS if re.search(text, said)), PrivilegeDenied)
         if kind is PasswordRejected and who.password is None:
             kind = PasswordRequired

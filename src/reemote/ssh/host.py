@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any, Protocol
@@ -30,6 +31,7 @@ from .files import Directory, SftpFiles
 from .link import Link
 from .options import SESSION_OPTIONS, check_names
 from .process import Request
+from .proofs import Proofs
 from .sessions import SftpSession
 from .sink import Sink
 from .wire import Become
@@ -66,6 +68,7 @@ class SshHost:
         self._limit = limit
         self._held: dict[tuple[Any, ...], Link] = {}
         self._refused: dict[tuple[Any, ...], HostError] = {}
+        self._proofs = Proofs()
         self._needs_terminal: set[str] = set()
         """Which of sudo and su work on a terminal only."""
 
@@ -89,10 +92,11 @@ class SshHost:
             self._refused[key] = error
             raise
         # Another step may have done the same meanwhile; one hold on each connection is enough.
-        if (old := self._held.pop(key, None)) is not None:
+        old = self._held.pop(key, None)
+        if old is not None:
             self._links.release(old)
         self._held[key] = fresh
-        if not key and (where := place.get()) is not None:
+        if not key and old is not fresh and (where := place.get()) is not None:
             where.emit(HostConnected(host=self.context.host))
         return fresh
 
@@ -120,7 +124,7 @@ class SshHost:
         options.pop("errors", None)
         request = Request(
             command=command,
-            env={**_text_variables(options.pop("env", None)), **(env or {})},
+            env={**_text_variables(options.pop("env", None), self.context.host), **(env or {})},
             cwd=cwd,
             stdin=stdin.encode(encoding, "surrogateescape") if isinstance(stdin, str) else stdin,
             timeout=timeout,
@@ -176,6 +180,10 @@ class SshHost:
 
     async def run_as(self, request: Request, overrides: Mapping[str, Any] | None) -> Completed:
         """Run a command; on a terminal, where sudo or su works on one only."""
+        async with self._proofs.trial(request.who) as request.passed:
+            return await self._run_where_it_can(request, overrides)
+
+    async def _run_where_it_can(self, request: Request, overrides: Mapping[str, Any] | None) -> Completed:
         request.terminal = request.who is not None and request.who.method in self._needs_terminal
         try:
             return await self._run(request, overrides)
@@ -213,6 +221,16 @@ class SshHost:
             yield files
 
     @asynccontextmanager
+    async def privileged_sftp(self, who: Become | None) -> AsyncIterator[SftpSession]:
+        """Give an SFTP session for the files of a user, on a connection that stands."""
+        link = await self.link()
+        async with AsyncExitStack() as stack:
+            async with self._proofs.trial(who) as passed:
+                session = await stack.enter_async_context(link.sftp(who))
+                passed()
+            yield session
+
+    @asynccontextmanager
     async def other(self, name: str) -> AsyncIterator[SshHost]:
         """Give another host of the inventory, over a connection of the same pool."""
         item = next((item for item in scope.get().inventory.hosts if item.host == name), None)
@@ -229,9 +247,9 @@ class _Access:
         self._host = host
         self._who = who
 
-    async def sftp(self) -> AbstractAsyncContextManager[SftpSession]:
+    def sftp(self) -> AbstractAsyncContextManager[SftpSession]:
         """Give an SFTP session on a connection that stands."""
-        return (await self._host.link()).sftp(self._who)
+        return self._host.privileged_sftp(self._who)
 
     async def run(self, command: str, *, stdin: Any = None) -> Completed:
         """Run a command of ours, of which nobody is told."""
@@ -245,7 +263,23 @@ def _known_encoding(name: str) -> str:
         raise InventoryError(f"session: there is no encoding {name!r}") from None
 
 
-def _text_variables(given: Any) -> dict[str, str]:
-    """Read asyncssh's ``env`` option: a dictionary, or a list of ``NAME=value``."""
-    pairs = given.items() if isinstance(given, Mapping) else (str(pair).split("=", 1) for pair in given or ())
-    return {str(name): str(value) for name, value in pairs}
+def _text_variables(given: Any, host: str) -> dict[str, str]:
+    """Read asyncssh's ``env`` option: a dictionary, or a list of ``NAME=value``.
+
+    Raises:
+        InventoryError: It is something else, or a name is none.
+    """
+    if given is None:
+        return {}
+    if isinstance(given, Mapping):
+        pairs = [(str(name), str(value)) for name, value in given.items()]
+    elif isinstance(given, list | tuple) and all(isinstance(pair, str) and "=" in pair for pair in given):
+        pairs = [(name, value) for name, _, value in (pair.partition("=") for pair in given)]
+    else:
+        raise InventoryError(f"{host}: session: env: give a dictionary, or a list of NAME=value")
+    for name, value in pairs:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            raise InventoryError(f"{host}: session: env: {name!r} is no name for a variable")
+        if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
+            raise InventoryError(f"{host}: session: env: {name} has a NUL character or is not valid Unicode")
+    return dict(pairs)

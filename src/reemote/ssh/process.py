@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import re
 import shlex
-from collections.abc import AsyncGenerator, AsyncIterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -73,6 +73,8 @@ class Request:
     """What takes standard output, instead of the record."""
     where: Place | None = None
     """Who is told of the lines that it writes."""
+    passed: Callable[[], None] | None = None
+    """Called when sudo or su has let it pass."""
 
     @property
     def text(self) -> str:
@@ -90,7 +92,25 @@ class Request:
         return is_sudo and not isinstance(self.command, str) and not self.watched
 
     def wire(self, gate: Gate | None) -> str:
-        """Write the command as it is sent."""
+        """Write the command as it is sent.
+
+        Raises:
+            HostError: It is longer than a host takes; nothing was sent.
+        """
+        if not isinstance(self.command, str) and self.command[0].startswith("-"):
+            raise HostError("a program's name cannot begin with '-'", kind="CommandFailed", outcome="not_started")
+        text = self._wire(gate)
+        # A longer one would make the host end the connection, or not run the command.
+        if (size := len(text.encode("utf-8", "surrogateescape"))) > wire.LONGEST:
+            raise HostError(
+                f"the command, with all that is around it, has {size:,} bytes, and hosts take {wire.LONGEST:,}: give "
+                "a longer script or text on stdin",
+                kind="CommandTooLong",
+                outcome="not_started",
+            )
+        return text
+
+    def _wire(self, gate: Gate | None) -> str:
         command, env, cwd = self.command, self.env, self.cwd
         if gate is None:
             return wire.plain(command, env, cwd, watched=self.watched)
@@ -332,6 +352,8 @@ class Process:
             if not await _happens(gate.news, until - clock()):
                 await self._give_up()
                 raise gate.late()
+        if gate.is_open and self.request.passed is not None:
+            self.request.passed()
 
     async def _give_up(self) -> None:
         """Have sudo or su end, without another try."""

@@ -16,6 +16,9 @@ from typing import Literal
 
 Method = Literal["sudo", "su"]
 
+LONGEST = 128 * 1024 - 1
+"""Bytes of a command: Linux passes one argument of at most 128 KiB (MAX_ARG_STRLEN, execve(2))."""
+
 # $group: the process group, by which others can end the command. The shell reads it without a process of its own.
 _GROUP = "{ read -r _ _ _ _ group _ </proc/$$/stat; } 2>/dev/null || group=$(ps -o pgid= -p $$ 2>/dev/null)\n"
 
@@ -84,8 +87,9 @@ _BEGIN = (
 _RUN_BARE = 'sudo -n -u "$user" "$@"'
 
 _ENTER = 'if [ -n "$1" ]; then cd -- "$1" || exit; fi; shift\n'
+_EXPORT = 'number=$1; shift; while [ "$number" -gt 0 ]; do export "$1"; shift; number=$((number-1)); done\n'
 _RUN = 'exec "$@"'
-_RUN_SHELL = 'command=$1; shift; exec ${1+env} "$@" "$shell" -c "$command"'
+_RUN_SHELL = 'exec "$shell" -c "$1"'
 
 # A terminal hands on bytes as they are, says nothing twice, and has no end of input: what comes in is counted.
 _RAW = "stty raw -echo 2>/dev/null\n"
@@ -145,7 +149,7 @@ def plain(command: str | Sequence[str], env: Mapping[str, str], directory: str |
         return command if isinstance(command, str) else shlex.join(["exec", *command])
     watch = _GROUP + _WATCH if watched else ""
     end, words = _end(command, env)
-    return _framed(_PLAIN + watch + _ENTER + end, directory or "", *words)
+    return _framed(_PLAIN + watch + _ENTER + end, _place(directory), *words)
 
 
 def become(
@@ -170,7 +174,7 @@ def become(
         terminal: Bytes of input, where it runs on a terminal.
     """
     end, words = _end(command, env)
-    words = [directory or "", *words]
+    words = [_place(directory), *words]
     if terminal is not None:
         end = _COUNT + _COUNTED + end + _COUNTED_END if terminal else _NO_INPUT + end
         words = [words[0], *([str(terminal)] if terminal else []), *words[1:]]
@@ -207,7 +211,7 @@ def bare(
     else:
         script += _RUN_BARE if who.password is not None else "exec " + _RUN_BARE
     marks_of = (*_halves(marks.start), *_halves(marks.prompt), *_halves(marks.open))
-    return _framed(script, *marks_of, who.user, directory or "", str(terminal or 0), *words)
+    return _framed(script, *marks_of, who.user, _place(directory), str(terminal or 0), *words)
 
 
 def _halves(mark: str) -> tuple[str, str]:
@@ -217,10 +221,16 @@ def _halves(mark: str) -> tuple[str, str]:
 
 
 def _end(command: str | Sequence[str], env: Mapping[str, str]) -> tuple[str, list[str]]:
+    """Give the end of a script, and its arguments."""
     variables = [f"{name}={value}" for name, value in env.items()]
-    if isinstance(command, str):
-        return _RUN_SHELL, [command, *variables]
-    return _RUN, [*(["env", *variables] if variables else []), *command]
+    words = [command] if isinstance(command, str) else list(command)
+    run = _RUN_SHELL if isinstance(command, str) else _RUN
+    return (_EXPORT + run, [str(len(variables)), *variables, *words]) if variables else (run, words)
+
+
+def _place(directory: str | None) -> str:
+    """Write a directory for ``cd``, which reads ``-`` and relative ones in ways of its own."""
+    return directory or "" if not directory or directory.startswith("/") else f"./{directory}"
 
 
 def _framed(script: str, *arguments: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import re
 import shlex
@@ -17,7 +18,7 @@ from typing import Any, cast
 
 from ..core.context import Context
 from ..core.errors import CommandTimeout, HostError, InventoryError
-from ..core.events import HostConnected, Lines, Stream, place
+from ..core.events import HostConnected, Lines, Place, Stream, place
 from ..core.files import Files
 from ..core.host import scope
 from ..core.inventory import Connection, Inventory, InventoryItem
@@ -167,13 +168,14 @@ class FakeHost:
         self.interrupted: Completed | None = None
         self._fleet = fleet
         self._files: FakeFiles | None = None
+        self._is_connected = False
 
     async def run(self, command: str | Sequence[str], **options: Any) -> Completed:
         """Give the scripted reply; keep to ``timeout`` and ``check`` as a real host does."""
         command = command if isinstance(command, str) else shlex.join(command)
         unfinished = Completed(command=command, exit_status=None)
-        if (where := place.get()) is not None:
-            where.emit(HostConnected(host=self.context.host))
+        where = place.get()
+        self._connect(where)
         try:
             async with asyncio.timeout(options.get("timeout")) as limit:
                 completed = await self._fleet.answer(Call(self.context.host, command, options))
@@ -194,10 +196,20 @@ class FakeHost:
             completed.raise_for_status()
         return completed
 
+    def _connect(self, where: Place | None) -> None:
+        """Tell of the connection, once, unless the host is down."""
+        if where is None or self._is_connected:
+            return
+        with contextlib.suppress(HostError):
+            self._fleet.check(self.context.host)
+            self._is_connected = True
+            where.emit(HostConnected(host=self.context.host))
+
     @asynccontextmanager
     async def sftp(self, **_privileges: Any) -> AsyncIterator[Files]:
         """Give the host's files, whatever the privileges; ``chdir`` holds for this run."""
         self._fleet.check(self.context.host)
+        self._connect(place.get())
         if self._files is None:
             self._files = FakeFiles(self._fleet.files(self.context.host))
         yield self._files

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any, NoReturn
+from functools import partial
+from typing import Any
 
 from ..core.files import File, Files, Mode, Path
 from ..core.host import Host
@@ -16,6 +17,10 @@ _CHANGES = frozenset(
 )
 
 
+_NEED_IT = frozenset({"link", "rename", "replace", "remove", "rmdir", "set"})
+"""Changes of something that has to be there."""
+
+
 class _WouldChange(Exception):
     """The first change of an operation."""
 
@@ -25,21 +30,26 @@ class _Files:
 
     def __init__(self, files: Files) -> None:
         self._files = files
+        self._is_over = False
 
     def __getattr__(self, name: str) -> Any:
-        return _refuse if name in _CHANGES else getattr(self._files, name)
+        return partial(self._change, name) if name in _CHANGES else getattr(self._files, name)
+
+    async def _change(self, name: str, *arguments: Any, **_: Any) -> None:
+        if self._is_over:
+            return  # it tidies up what was not made
+        if name in _NEED_IT:
+            await self._files.stat(arguments[0], follow=False)
+        self._is_over = True
+        raise _WouldChange
 
     @asynccontextmanager
     async def open(self, path: Path, mode: Mode, permissions: int | None = None) -> AsyncIterator[File]:
         """Open a file to read it."""
         if mode != "read":
-            raise _WouldChange
+            await self._change("open")
         async with self._files.open(path, mode, permissions) as file:
             yield file
-
-
-async def _refuse(*_: Any, **__: Any) -> NoReturn:
-    raise _WouldChange
 
 
 class _Host:

@@ -18,7 +18,8 @@ def one_for_each(path: Path | None, host: str, group: str | None) -> bytes:
     """
     name = b"." if path is None else encoded(path)
     if PLACE in name:
-        return name.replace(PLACE, host.replace("/", "_").encode())
+        safe = host.replace("/", "_") if host.strip(".") else "_" * len(host)
+        return name.replace(PLACE, safe.encode("utf-8", "surrogateescape"))
     others = [item.host for item in scope.get().items if item.is_in(group)]
     if len(others) > 1:
         raise LocalFileError(
