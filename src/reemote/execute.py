@@ -14,7 +14,7 @@ from .core.errors import Cancelled, DeploymentError, ExecutionError, Outcome
 from .core.events import Emit, Event, HostFinished, HostStarted, Place, RunFinished, RunStarted, place
 from .core.host import Host, Scope, Transport, scope
 from .core.inventory import Inventory, InventoryItem
-from .core.listening import Events, Listener, Telling
+from .core.listening import BRIEF, Events, Listener, Telling
 from .core.response import Response, Responses
 from .ssh.pool import Pool, loop_pool
 
@@ -81,8 +81,15 @@ async def execute(
     telling = Telling(on_event)
     try:
         responses = await work.run(pool, telling.events.emit, lines=getattr(on_event, "wants_lines", True))
-    finally:
+    except ExecutionError as error:
         await telling.close()
+        if telling.error is not None:
+            raise ExecutionError(error.message, [*error.exceptions, telling.error], error.responses) from None
+        raise
+    except BaseException:
+        await telling.close(BRIEF)
+        raise
+    await telling.close()
     if telling.error is not None:
         raise ExecutionError("on_event raised; the hosts are done", [telling.error], responses)
     return responses
@@ -122,6 +129,8 @@ async def stream(
         if not task.done():
             task.cancel()
             await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()  # who leaves at the last event has it from there
 
 
 def run(

@@ -15,6 +15,7 @@ from .core.files import LocalPath
 from .core.host import Host
 from .core.operation import Effect
 from .core.response import Completed
+from .transfer.target import one_for_each
 
 # What the functions below refuse, for those who read the schema.
 _NO_NUL: JsonDict = {"pattern": r"^[^\u0000]*$"}
@@ -106,7 +107,10 @@ class _Process(remote.Command[Completed]):
 
     async def perform(self, host: Host) -> Completed:
         """Run the command."""
-        more = {name: value for name in ("output", "kill_on_disconnect") if (value := getattr(self, name))}
+        more: dict[str, Any] = {"kill_on_disconnect": True} if self.kill_on_disconnect else {}
+        if self.output is not None:
+            kept = self.output
+            more["output"] = kept if isinstance(kept, int) else one_for_each(kept, host.context.host, self.group)
         return await host.run(
             self._command(),
             env=self.env,

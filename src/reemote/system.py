@@ -34,7 +34,10 @@ class Return(Local[T], Generic[T]):
 
 
 class Callback(Local[Any]):
-    """Call a Python function with the host's context, and answer with what it returns."""
+    """Call a Python function with the host's context, and answer with what it returns.
+
+    It counts as an operation that reads, so that a dry run calls it, too.
+    """
 
     effect = Effect.READS
 

@@ -16,6 +16,9 @@ Stream = Literal["stdout", "stderr"]
 LONGEST_LINE = 64 * 1024
 """Characters of a line that are handed on in one piece."""
 
+MOST_LINES = 10_000
+"""Lines of one piece of output that are told of: as many as wait for a listener at the most."""
+
 HEAVIEST = 1024 * 1024
 """Bytes that a response counts for, at the most."""
 
@@ -163,6 +166,9 @@ class Lines:
     def add(self, data: bytes) -> None:
         """Take the next bytes."""
         *lines, self._begun = (self._begun + self._decode(data)).split("\n")
+        if (missed := len(lines) - MOST_LINES) > 0:  # nobody can be told of so many at a time
+            self._where.emit(EventsDropped(number=missed))
+            del lines[:missed]
         for line in lines:
             self._tell(self._without_beginning(line).removesuffix("\r"))
         self._begun = self._without_beginning(self._begun)

@@ -75,7 +75,7 @@ class Host(Protocol):
             session: Session options for this command only, over the inventory's.
             sudo_user: The user to become with sudo, over the inventory's.
             output: Bytes that are kept of each stream (64 MiB by default), or the file of this machine
-                that takes standard output as it comes; ``{host}`` in its path is the host's name.
+                that takes standard output as it comes.
             kill_on_disconnect: Whether the host ends the command when the connection is lost.
 
         Raises:

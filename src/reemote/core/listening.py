@@ -20,6 +20,9 @@ MOST_EVENTS, MOST_BYTES = 10_000, 32 * 1024 * 1024
 AT_A_TIME = 64
 """Events that are taken out at a time."""
 
+BRIEF = 1.0
+"""Seconds that it has when the run was cancelled."""
+
 PATIENCE = 5.0
 """Seconds that a slow listener has at the end of a run for what it has not heard, before it is told of the end only."""
 
@@ -49,6 +52,9 @@ class Events:
 
     def emit(self, event: Event) -> None:
         """Take an event; it never waits. To be called in the event loop."""
+        if isinstance(event, EventsDropped):
+            self._dropped += event.number
+            return
         queue = (
             self._kept if isinstance(event, _KEPT) else self._lines if isinstance(event, OutputLine) else self._others
         )
@@ -113,16 +119,16 @@ class Telling:
         self._caller = None if is_async else _Caller(call)
         self._task = asyncio.create_task(self._tell(self._caller or _Awaiter(call)))
 
-    async def close(self) -> None:
+    async def close(self, patience: float = PATIENCE) -> None:
         """Wait until the listener was told of all events, or of the last ones where it is slow.
 
         A listener that does not return is left alone, and :attr:`error` says so.
         """
         self.events.end()
         try:
-            await asyncio.wait([self._task], timeout=PATIENCE)
+            await asyncio.wait([self._task], timeout=patience)
             self.events.drop()
-            _, late = await asyncio.wait([self._task], timeout=PATIENCE)
+            _, late = await asyncio.wait([self._task], timeout=patience)
         except asyncio.CancelledError:
             self._task.cancel()
             raise
@@ -132,7 +138,7 @@ class Telling:
         if late:
             self._task.cancel()
             await asyncio.wait(late)
-            self.error = TimeoutError(f"on_event did not return within {PATIENCE:g} s after the end of the run")
+            self.error = TimeoutError(f"on_event did not return within {patience:g} s after the end of the run")
 
     async def _tell(self, call: Callable[[list[Event]], Awaitable[None]]) -> None:
         try:

@@ -72,10 +72,10 @@ class App(FastAPI):
         self.add_exception_handler(HTTPException, _refused)
         self.add_exception_handler(Exception, _unexpected)
         self._late_runner = _LateRunner(self)
-        self.include_router(routes.router(self._late_runner))  # type: ignore[arg-type]
-        self.include_router(content.router(self._late_runner, settings))  # type: ignore[arg-type]
-        self.include_router(inventory.router(self.store))
-        self.include_router(pages.router())
+        runner: Any = self._late_runner
+        for router in (routes.router(runner), content.router(runner, settings), inventory.router(self.store)):
+            self.router.routes.extend(router.routes)  # to include a router makes, and matches, each route anew
+        self.router.routes.extend(pages.router().routes)
         self._add_operations_pages()
 
     @asynccontextmanager

@@ -42,7 +42,11 @@ def _failures(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 def router(store: Store) -> APIRouter:
     """Give the routes of the inventory."""
-    routes = APIRouter(prefix="/reemote/inventory", tags=["inventory"])
+    routes = APIRouter(
+        prefix="/reemote/inventory",
+        tags=["inventory"],
+        generate_unique_id_function=lambda route: f"inventory_{route.name}",
+    )
 
     # Plain functions: they run in a thread each, and may wait there for the lock of the file.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from functools import cache
 from typing import Any, Literal, TypeVar
 
@@ -91,7 +91,7 @@ def router(runner: Runner) -> APIRouter:
         parameters = accepted(operation)
         routes.add_api_route(
             f"/{name}/{operation.route}",
-            _endpoint(name, operation, parameters, runner),
+            _endpoint(name, operation, runner),
             methods=[METHODS[operation.effect]],
             operation_id=openapi.operation_id(name, operation),
             tags=[name],
@@ -126,15 +126,20 @@ def accepted(operation: type[Operation[Any]]) -> tuple[Parameter, ...]:
     return tuple(found)
 
 
-def _endpoint(
-    name: str, operation: type[Operation[Any]], parameters: Sequence[Parameter], runner: Runner
-) -> Callable[..., Awaitable[Response]]:
+@cache
+def _in_query(operation: type[Operation[Any]]) -> dict[str, bool]:
+    """Give the parameters that can be written in a query, and whether each takes several values."""
+    return {p.name: is_list(p) for p in accepted(operation) if is_plain(p)}
+
+
+def _endpoint(name: str, operation: type[Operation[Any]], runner: Runner) -> Callable[..., Awaitable[Response]]:
     """Make the function that answers requests for an operation."""
+    in_query = _in_query(operation)
     query_model = _query_model(name, operation)
     body_model = _body_model(name, operation)
 
     async def call(request: Request) -> Response:
-        query = _from_query(request, parameters, query_model)
+        query = _from_query(request, in_query, query_model)
         body = await _from_body(request, body_model)
         given = {**query, **body}
         seconds = None if "timeout" in operation.model_fields else _limit(given, body)
@@ -146,19 +151,18 @@ def _endpoint(
     return call
 
 
-def _from_query(request: Request, parameters: Sequence[Parameter], model: type[BaseModel]) -> dict[str, Any]:
+def _from_query(request: Request, takes_list: Mapping[str, bool], model: type[BaseModel]) -> dict[str, Any]:
     """Read the query: texts, which the operation's own fields make values of.
 
     They are checked here, too, since the body may have others that count over them.
     """
-    plain = {p.name: p for p in parameters if is_plain(p)}
     values: dict[str, Any] = {}
     wrong = []
     for key in dict.fromkeys(request.query_params):
         texts = request.query_params.getlist(key)
-        if key not in plain:
+        if key not in takes_list:
             wrong.append(_mistake("extra_forbidden", ("query", key), "unknown parameter"))
-        elif is_list(plain[key]):
+        elif takes_list[key]:
             values[key] = texts
         elif len(texts) > 1:
             wrong.append(_mistake("too_many", ("query", key), "given more than once"))
@@ -224,11 +228,11 @@ def _limit(given: dict[str, Any], body: dict[str, Any]) -> float | None:
 
 
 def _make(operation: type[Asked], given: dict[str, Any], body: dict[str, Any]) -> Asked:
-    plain = {p.name for p in catalogue.parameters(operation) if is_plain(p)}
     try:
         return operation(**given)
     except ValidationError as error:
-        raise _invalid(error, lambda key: "body" if key in body or key not in plain else "query") from None
+        in_query = _in_query(operation)
+        raise _invalid(error, lambda key: "body" if key in body or key not in in_query else "query") from None
 
 
 def _invalid(error: ValidationError, where: Callable[[Any], str]) -> RequestValidationError:
@@ -247,11 +251,11 @@ def query_reader(name: str, operation: type[Asked]) -> Callable[..., tuple[Asked
 
     It takes the request, and what the operation has besides them; it gives the operation and the time limit.
     """
-    parameters = accepted(operation)
+    in_query = _in_query(operation)
     query_model = _query_model(name, operation)
 
     def read(request: Request, **more: Any) -> tuple[Asked, float | None]:
-        given = _from_query(request, parameters, query_model)
+        given = _from_query(request, in_query, query_model)
         seconds = _limit(given, {})
         return _make(operation, {**given, **more}, {}), seconds
 

@@ -178,6 +178,7 @@ class Server(uvicorn.Server):
         self._settings = settings
         self._ready = ready
         self._url = ""
+        self._is_told_to_stop = asyncio.Event()
         config = uvicorn.Config(
             Guard(self.app, settings, self.app.metrics),
             host=settings.host,
@@ -223,6 +224,12 @@ class Server(uvicorn.Server):
         if self.started:
             self._ready(self._url)
 
+    async def main_loop(self) -> None:
+        """Serve until told to stop, and stop at once; uvicorn itself looks ten times a second whether it is."""
+        while not await self.on_tick(0):  # it renews the date of answers
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._is_told_to_stop.wait(), 1)
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Take the signals through the event loop, and do not raise them again at the end, as uvicorn would."""
@@ -238,12 +245,17 @@ class Server(uvicorn.Server):
                 loop.remove_signal_handler(number)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """End the runs, then do what uvicorn does; the second time, leave at once."""
+        """Stop; the second time, leave at once."""
         if self.should_exit:
             logging.shutdown()
             os._exit(LEFT_AT_ONCE)
+        self.stop()
+
+    def stop(self) -> None:
+        """End the runs, and serve no more; the event loop's thread calls this."""
         self.app.stop()
-        super().handle_exit(sig, frame)
+        self.should_exit = True
+        self._is_told_to_stop.set()
 
 
 def _name(settings: Settings) -> str:

@@ -54,7 +54,8 @@ class Transfer(Privileged[None]):
 
     async def predict(self, host: Host) -> Response[None]:
         """Tell whether something would be copied."""
-        return await rehearse(self.perform, host)
+        quiet = self.model_copy(update={"error_handler": None})  # the first change looks like a failure
+        return await rehearse(quiet.perform, host)
 
     async def copied(
         self, source: Files, paths: Sequence[Path] | Path, target: Files, path: Path | None

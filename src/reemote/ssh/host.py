@@ -24,9 +24,8 @@ from ..core.files import Path
 from ..core.host import scope
 from ..core.inventory import InventoryItem
 from ..core.response import Completed
-from ..core.secrets import LookUp
+from ..core.secrets import LookUp, reveal
 from ..transfer.local import here
-from ..transfer.target import one_for_each
 from .files import Directory, SftpFiles
 from .link import Link
 from .options import SESSION_OPTIONS, check_names
@@ -80,7 +79,8 @@ class SshHost:
 
     async def link(self, overrides: Mapping[str, Any] | None = None) -> Link:
         """Give the connection, kept for the whole run; a new one where the old one has died."""
-        key = tuple(sorted((name, repr(value)) for name, value in overrides.items())) if overrides else ()
+        # By the secrets themselves: they all look the same.
+        key = tuple(sorted((name, repr(reveal(value))) for name, value in overrides.items())) if overrides else ()
         link = self._held.get(key)
         if link is not None and not link.is_closed:
             return link
@@ -167,10 +167,9 @@ class SshHost:
             request.kept = output or request.kept
             yield
             return
-        path = one_for_each(output, self.context.host, None)
         async with AsyncExitStack() as stack:
             try:
-                file = await stack.enter_async_context(here.get().open(path, "write"))
+                file = await stack.enter_async_context(here.get().open(output, "write"))
             except HostError as error:
                 error.outcome = "not_started"
                 raise

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
+from ..core.errors import HostError, Outcome
 from ..core.files import File, Files, Mode, Path
 from ..core.host import Host
 from ..core.response import Response, leaves
@@ -21,8 +22,10 @@ _NEED_IT = frozenset({"link", "rename", "replace", "remove", "rmdir", "set"})
 """Changes of something that has to be there."""
 
 
-class _WouldChange(Exception):
-    """The first change of an operation."""
+class _WouldChange(HostError):
+    """The first change of an operation, which the host would have to make."""
+
+    outcome: Outcome = "not_started"
 
 
 class _Files:
