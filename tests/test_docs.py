@@ -11,6 +11,8 @@
   be ones that the API knows.
 - A ``json`` block is an inventory.
 
+The hosts of the page on privileges are machines with sudo and su, instead of the sandbox: they need root here.
+
 A comment before a block may say more, separated by commas: ``continues`` (it goes on where the block before it
 ended), ``down: HOST`` (this host is down), ``file: NAME.py`` (the name of the file, without showing it).
 """
@@ -27,6 +29,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +41,8 @@ from reemote import HostError, Inventory
 from reemote.cli import main as cli
 from reemote.server.app import App
 from reemote.server.settings import Settings
+from tests.openssh import RootWorld
+from tests.openssh_fixtures import MakeWorld
 from tests.programs import ROOT, Fleet, elsewhere, nothing_listens, options_of
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -46,8 +51,13 @@ TUTORIAL_HOSTS = ("server104", "server105")
 OTHER_PROGRAMS = {"pip", "ssh-keyscan"}
 API = "http://127.0.0.1:8001"
 
-SLOW = {"testing.md", "rest-api.md"}
-"""Pages with blocks that need a process of their own: pytest, or a server."""
+SLOW = {"testing.md", "rest-api.md", "running.md"}
+"""Pages with blocks that need a process of their own, pytest or a server, or that wait for times to pass."""
+
+WITH_SUDO = ROOT / "docs" / "privileges.md"
+"""The page whose hosts are machines with sudo and su."""
+
+SUITE_PLUGINS = ("anyio", "hypothesispytest", "schemathesis", "xdist", "xdist.looponfail")
 
 BLOCK = re.compile(r"^(?:<!-- (?P<notes>[^>]*) -->\n)?```(?P<kind>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -93,10 +103,33 @@ def closed_port() -> Iterator[int]:
         yield port
 
 
+class Machines:
+    """Machines with sudo and su, in the place of sandbox hosts."""
+
+    def __init__(self, world: RootWorld) -> None:
+        self.world = world
+
+    def write(self, directory: Path, *_: tuple[str, int], groups: dict[str, list[str]]) -> Path:
+        """Write their inventory to a file in *directory*."""
+        login = {"username": "user", "password": "password", "known_hosts": str(self.world.known_hosts)}
+        known = {"sudo_password": "password", "su_password": "root-password"}
+        hosts = [
+            {
+                "connection": {"host": name, "address": machine.address, **login},
+                "authentication": known,
+                "groups": groups[name],
+            }
+            for name, machine in self.world.machines.items()
+        ]
+        file = directory / "inventory.json"
+        file.write_text(json.dumps({"hosts": hosts}))
+        return file
+
+
 class Runner:
     """Run the blocks of one page, in order, in one directory."""
 
-    def __init__(self, fleet: Fleet, directory: Path, closed_port: int) -> None:
+    def __init__(self, fleet: Fleet | Machines, directory: Path, closed_port: int) -> None:
         self.fleet = fleet
         self.directory = directory
         self.closed_port = closed_port
@@ -135,7 +168,9 @@ class Runner:
         assert comparable(output.getvalue()) == (block.prints or "")
 
     def pytest(self, name: str) -> None:
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", ".", name]
+        # The plugins of the test suite itself take longer to import than all else; users need not have them.
+        without = [option for plugin in ("cacheprovider", *SUITE_PLUGINS) for option in ("-p", f"no:{plugin}")]
+        command = [sys.executable, "-m", "pytest", "-q", *without, "--rootdir", ".", name]
         done = subprocess.run(command, cwd=self.directory, capture_output=True, text=True, check=False, timeout=60)
         assert done.returncode == 0, done.stdout + done.stderr
 
@@ -202,6 +237,13 @@ def check_command(program: str, *arguments: str) -> None:
         assert program in OTHER_PROGRAMS
 
 
+@cache
+def described() -> dict[str, Any]:
+    """The paths of the API, as its document describes them."""
+    paths: dict[str, Any] = App(Settings()).openapi()["paths"]
+    return paths
+
+
 def check_request(*arguments: str) -> None:
     """Look a request up: the API must know its path and its method."""
     [url] = [word for word in arguments if word.startswith("http")]
@@ -210,21 +252,14 @@ def check_request(*arguments: str) -> None:
     path = url.removeprefix(API).partition("?")[0]
     found = [
         known
-        for template, known in App(Settings()).openapi()["paths"].items()
+        for template, known in described().items()
         if re.fullmatch(re.sub(r"\\?\{\w+\\?\}", "[^/]+", re.escape(template)), path)
     ]
     assert any(method.lower() in known for known in found), (method, path)
 
 
-@pytest.mark.parametrize(
-    "page",
-    [pytest.param(page, marks=[pytest.mark.slow] if page.name in SLOW else []) for page in PAGES],
-    ids=lambda page: page.name,
-)
-def test_page(page: Path, fleet: Fleet, tmp_path: Path, closed_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    with contextlib.closing(Runner(fleet, tmp_path, closed_port)) as runner:
+def run_page(page: Path, fleet: Fleet | Machines, directory: Path, closed_port: int) -> None:
+    with contextlib.closing(Runner(fleet, directory, closed_port)) as runner:
         for block in blocks(page):
             try:
                 runner.run(block)
@@ -232,8 +267,34 @@ def test_page(page: Path, fleet: Fleet, tmp_path: Path, closed_port: int, monkey
                 error.add_note(f"{page.name}, line {block.line}")
                 raise
     for name, module in list(sys.modules.items()):
-        if str(getattr(module, "__file__", "")).startswith(str(tmp_path)):
+        if str(getattr(module, "__file__", "")).startswith(str(directory)):
             del sys.modules[name]
+
+
+@pytest.fixture
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the blocks of a page run."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=[pytest.mark.slow] if page.name in SLOW else []) for page in PAGES if page != WITH_SUDO],
+    ids=lambda page: page.name,
+)
+def test_page(page: Path, fleet: Fleet, directory: Path, closed_port: int) -> None:
+    for name in (*GROUPS, *TUTORIAL_HOSTS):  # what other pages have left there
+        subprocess.run(["find", str(fleet.home(name)), "-mindepth", "1", "-delete"], check=True)
+    run_page(page, fleet, directory, closed_port)
+
+
+@pytest.mark.slow
+def test_page_with_sudo(make_world: MakeWorld, directory: Path, closed_port: int) -> None:
+    world = make_world(*GROUPS, users={"root": "root-password"})
+    with world.network():
+        run_page(WITH_SUDO, Machines(world), directory, closed_port)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -286,7 +347,7 @@ def test_table_of_exit_codes() -> None:
     ("page", "heading", "name"), [("command-line.md", "reemote run", "run"), ("rest-api.md", "Options", "serve")]
 )
 def test_table_of_options(page: str, heading: str, name: str) -> None:
-    documented = {word for row in table(page, heading) for word in re.findall(r"(?<!\w)--?[a-z-]+", row[0])}
+    documented = {word for row in table(page, heading) for word in re.findall(r"(?<!\w)--?[A-Za-z-]+", row[0])}
     command = cli.reemote.get_command(click.Context(cli.reemote), name)
     assert command is not None
     shown = [option for option in command.params if not getattr(option, "hidden", False)]
