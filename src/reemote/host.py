@@ -75,10 +75,12 @@ def _variables(value: dict[str, str]) -> dict[str, str]:
 
 def _bytes_or_path(value: Any) -> Any:
     """Read digits as a number of bytes: what a query has is text."""
-    return int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value
+    if isinstance(value, str) and value.isascii() and value.isdigit() and int(value) <= _MOST:
+        return int(value)
+    return value
 
 
-_Kept = Annotated[int, Field(ge=1, le=_MOST)]
+_Kept = Annotated[int, Field(ge=0, le=_MOST)]
 
 
 class _Process(remote.Command[Completed]):

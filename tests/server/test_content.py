@@ -412,7 +412,7 @@ async def test_too_long_a_body_that_does_not_say_so(fleet: Sandbox, tmp_path: Pa
 
 
 async def test_the_limits_of_other_bodies_do_not_hold(fleet: Sandbox, tmp_path: Path) -> None:
-    async with serving_fleet(fleet, tmp_path, body_limit=10, body_timeout=2) as served:
+    async with serving_fleet(fleet, tmp_path, body_limit=10, body_timeout=1) as served:
         data, body = some(4 * BLOCK), Sending()
         done = put(served, body)
         loop = asyncio.get_running_loop()
@@ -420,11 +420,11 @@ async def test_the_limits_of_other_bodies_do_not_hold(fleet: Sandbox, tmp_path: 
         while sent < len(data):  # in all it takes longer than another body may
             body.send(data[sent : sent + BLOCK // 2])
             sent += BLOCK // 2
-            until = start + 2.6 * sent / len(data)
+            until = start + 1.5 * sent / len(data)
             await eventually(lambda until=until: loop.time() > until)  # type: ignore[misc]
         body.end()
         assert [each["error"] for each in (await done).json()] == [False, False]
-        assert loop.time() - start > 2.5
+        assert loop.time() - start > 1.4
         refused = await served.client.post("/reemote/host/shell", json={"cmd": "true"})
         assert refused.status_code == 413
 

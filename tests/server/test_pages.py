@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from playwright.async_api import FloatRect, Page, async_playwright, expect
+import pytest_asyncio
+from playwright.async_api import Browser, FloatRect, Page, async_playwright, expect
 
 from tests.programs import ROOT, Fleet
 
@@ -40,6 +41,7 @@ document.addEventListener("securitypolicyviolation", event =>
     window.violations.push(`${event.violatedDirective}: ${event.blockedURI}`));
 """
 
+in_browser = pytest.mark.asyncio(loop_scope="module")
 needs_chromium = pytest.mark.skipif(
     not shutil.which(CHROMIUM) and "CI" not in os.environ, reason=f"there is no {CHROMIUM}"
 )
@@ -58,11 +60,15 @@ def fleet() -> Iterator[Fleet]:
         yield hosts
 
 
-@pytest.fixture
-def url(fleet: Fleet, tmp_path: Path) -> Iterator[str]:
-    """A server in a process of its own."""
-    command = [sys.executable, "-m", "reemote", "serve", "--port", "0", "--inventory", str(fleet.write(tmp_path))]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+@pytest.fixture(scope="module")
+def url(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server in a process of its own, which all tests call."""
+    inventory, home = fleet.write(tmp_path_factory.mktemp("server")), tmp_path_factory.mktemp("home")
+    command = [sys.executable, "-m", "reemote", "serve", "--port", "0", "--inventory", str(inventory)]
+    environment = {name: os.environ[name] for name in os.environ if not name.startswith(("XDG_", "REEMOTE_", "SSH_"))}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env={**environment, "HOME": str(home)}
+    ) as process:
         assert process.stdout is not None
         try:
             match = re.search(r"http://127\.0\.0\.1:\d+", process.stdout.readline())
@@ -73,22 +79,24 @@ def url(fleet: Fleet, tmp_path: Path) -> Iterator[str]:
             process.wait(10)
 
 
-@pytest.fixture
-async def page(tmp_path: Path) -> AsyncIterator[Page]:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def browser() -> AsyncIterator[Browser]:
+    """One browser; each test has a window of its own in it, with nothing kept from others."""
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch_persistent_context(
-            tmp_path / "browser",
-            executable_path=CHROMIUM,
-            args=FLAGS,
-            viewport={"width": 1280, "height": 1000},
-            service_workers="block",
-        )
-        browser.set_default_timeout(PATIENCE)
-        expect.set_options(timeout=PATIENCE)
-        page = browser.pages[0]
-        await page.add_init_script(LISTEN_TO_VIOLATIONS)
-        yield page
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
         await browser.close()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def page(browser: Browser) -> AsyncIterator[Page]:
+    context = await browser.new_context(viewport={"width": 1280, "height": 1000}, service_workers="block")
+    context.set_default_timeout(PATIENCE)
+    expect.set_options(timeout=PATIENCE)
+    page = await context.new_page()
+    await page.add_init_script(LISTEN_TO_VIOLATIONS)
+    yield page
+    await context.close()
 
 
 @pytest.fixture
@@ -131,6 +139,7 @@ async def take_picture(page: Page, path: Path, operation: Any, answer: Any) -> N
 
 @pytest.mark.slow
 @needs_chromium
+@in_browser
 async def test_the_page_of_operations_shows_all_of_them(page: Page, seen: Seen, url: str) -> None:
     await page.goto(f"{url}/docs")
     await expect(page.locator(".info .title")).to_contain_text("Reemote")
@@ -144,6 +153,7 @@ async def test_the_page_of_operations_shows_all_of_them(page: Page, seen: Seen, 
 
 @pytest.mark.slow
 @needs_chromium
+@in_browser
 async def test_the_reference_page_shows_all_of_them(page: Page, seen: Seen, url: str) -> None:
     await page.goto(f"{url}/redoc")
     await expect(page.get_by_role("heading", name=re.compile("Reemote"))).to_be_visible()
@@ -154,6 +164,7 @@ async def test_the_reference_page_shows_all_of_them(page: Page, seen: Seen, url:
 
 @pytest.mark.slow
 @needs_chromium
+@in_browser
 async def test_an_operation_can_be_tried_out(page: Page, seen: Seen, url: str, tmp_path: Path, fleet: Fleet) -> None:
     operation = await open_shell(page, url)
     await operation.locator(".try-out__btn").click()
@@ -178,6 +189,7 @@ async def test_an_operation_can_be_tried_out(page: Page, seen: Seen, url: str, t
 
 @pytest.mark.slow
 @needs_chromium
+@in_browser
 async def test_a_refused_request_shows_why(page: Page, url: str) -> None:
     operation = await open_shell(page, url)
     await operation.locator(".try-out__btn").click()

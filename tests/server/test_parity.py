@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import math
 from collections.abc import AsyncIterator, Iterator
@@ -11,9 +12,11 @@ from typing import Any
 
 import httpx2
 import pytest
+from fastapi.exceptions import RequestValidationError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from starlette.requests import Request
 
 from reemote.core import catalogue
 from reemote.core.catalogue import Parameter, parameters
@@ -23,7 +26,7 @@ from reemote.core.response import Completed, Responses
 from reemote.execute import execute
 from reemote.host import Getcontext, Shell
 from reemote.server.openapi import OPTIONS, is_list, is_plain
-from reemote.server.routes import METHODS, accepted
+from reemote.server.routes import METHODS, accepted, query_reader
 from reemote.system import Callback, Return
 from tests.server.inprocess import Served, client, served
 
@@ -128,6 +131,7 @@ class Sent:
 @pytest.fixture(scope="module")
 def sent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sent]:
     loop = asyncio.new_event_loop()
+    loop.set_debug(False)  # it would note where each task of thousands of requests was made
     with served(tmp_path_factory.mktemp("server"), "one") as api:
         context = client(api)
         http = loop.run_until_complete(context.__aenter__())
@@ -250,6 +254,17 @@ def test_a_query_and_the_constructor_agree(name: str, operation: type[Operation[
             assert asked.model_fields_set == made.model_fields_set
 
     agree()
+
+
+@pytest.mark.parametrize(("length", "is_taken"), [(131_071, True), (131_072, False)])
+def test_the_longest_command_and_one_that_is_longer(length: int, is_taken: bool, sent: Sent) -> None:
+    """In a query and in a body: schemathesis is not told how long a command may be."""
+    text = "x" * length
+    assert (constructed(Shell, {"cmd": text}) is not None) == is_taken
+    assert (sent.request("host", Shell, json={"cmd": text}) is not None) == is_taken
+    request = Request({"type": "http", "query_string": f"cmd={text}".encode(), "headers": []})
+    with contextlib.nullcontext() if is_taken else pytest.raises(RequestValidationError, match="131,071 bytes"):
+        assert query_reader("host", Shell)(request)[0].cmd == text
 
 
 def test_the_body_counts_over_the_query(sent: Sent) -> None:

@@ -25,6 +25,7 @@ import pytest
 from tests.cli.conftest import alive, eventually
 from tests.openssh import RootWorld
 from tests.programs import Fleet
+from tests.server.starter import Program, Starter
 
 pytestmark = pytest.mark.slow
 
@@ -39,13 +40,10 @@ class Answer(NamedTuple):
 
 
 class Process:
-    """The command ``reemote`` with some arguments, in a process of its own."""
+    """The command ``reemote`` in a process of its own."""
 
-    def __init__(self, *arguments: str | Path, **environment: str) -> None:
-        command = [sys.executable, "-X", "dev", "-W", "error", "-m", "reemote", *map(str, arguments)]
-        self.popen = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}
-        )
+    def __init__(self, popen: subprocess.Popen[str] | Program) -> None:
+        self.popen = popen
         self.lines: list[str] = []
         self.url = ""
 
@@ -80,6 +78,7 @@ class Process:
     def end(self) -> tuple[int, str, str]:
         """Wait for its end, and give its exit code and the rest of what it printed."""
         out, err = self.popen.communicate(timeout=30)
+        assert self.popen.returncode is not None
         return self.popen.returncode, out, err
 
 
@@ -97,12 +96,12 @@ def inventory(fleet: Fleet, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def run() -> Iterator[Start]:
+def run(starter: Starter) -> Iterator[Start]:
     """Start ``reemote``; it is killed at the end of the test if it still runs."""
     with contextlib.ExitStack() as stack:
 
         def start(*arguments: str | Path, **environment: str) -> Process:
-            process = Process(*arguments, **environment)
+            process = Process(starter.start(*map(str, arguments), **environment))
             stack.enter_context(process.popen)
             stack.callback(process.popen.kill)
             return process
@@ -149,9 +148,27 @@ def waiting(server: Process, fleet: Fleet, *, ignoring: str = "") -> tuple[subpr
 # Start
 
 
-@pytest.mark.parametrize("form", ["serve --port 0 --inventory {}", "--port=0 --inventory={}"])
-def test_it_tells_where_it_listens_and_how_to_call_it(serve: Start, inventory: Path, form: str) -> None:
-    server = serve(*form.format(inventory).split())
+@pytest.fixture
+def really_started(inventory: Path, request: pytest.FixtureRequest) -> Iterator[Process]:
+    """A server that a new interpreter runs, as a user starts it."""
+    command = [sys.executable, "-X", "dev", "-W", "error", "-m", "reemote", *request.param.format(inventory).split()]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as popen:
+        process = Process(popen)
+        try:
+            process.wait_until_ready()
+            yield process
+        finally:
+            popen.kill()
+
+
+@pytest.mark.parametrize(
+    "really_started",
+    ["serve --port 0 --inventory {}", "--port=0 --inventory={}"],
+    indirect=True,
+    ids=["serve", "--port"],
+)
+def test_it_tells_where_it_listens_and_how_to_call_it(really_started: Process, inventory: Path) -> None:
+    server = really_started
 
     assert re.fullmatch(r"Listening at http://127\.0\.0\.1:\d+", server.lines[0])
     assert server.lines[1] == f"Inventory: {inventory} (2 hosts)"
@@ -160,6 +177,8 @@ def test_it_tells_where_it_listens_and_how_to_call_it(serve: Start, inventory: P
     done = subprocess.run([*curl, "-sS"], capture_output=True, text=True, check=True, timeout=30)
     assert [each["host"] for each in json.loads(done.stdout)] == ["server104", "server105"]
     assert all("load average" in each["value"]["stdout"] for each in json.loads(done.stdout))
+    server.send(signal.SIGINT)
+    assert server.end() == (0, "", "Stopped.\n")
 
 
 def test_an_inventory_that_is_not_there_is_told_of(serve: Start, tmp_path: Path) -> None:

@@ -164,7 +164,7 @@ class SshHost:
     async def _kept(self, request: Request, output: int | Path | None) -> AsyncIterator[None]:
         """Say what is to be kept of a command's output, or which file it goes to."""
         if output is None or isinstance(output, int):
-            request.kept = output or request.kept
+            request.kept = request.kept if output is None else output
             yield
             return
         async with AsyncExitStack() as stack:
