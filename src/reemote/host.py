@@ -143,6 +143,11 @@ class Shell(_Process):
         return self.cmd
 
 
+_Argument = Annotated[str, AfterValidator(_argument), Field(json_schema_extra=_NO_NUL)]
+
+_PROGRAM: JsonDict = {"prefixItems": [{"type": "string", "pattern": r"^[^-\u0000][^\u0000]*$"}]}
+
+
 class Command(_Process):
     """Run a program on the host without a shell.
 
@@ -150,8 +155,8 @@ class Command(_Process):
     program that sudo has to allow, and no shell.
     """
 
-    argv: Annotated[list[Annotated[str, AfterValidator(_argument)]], AfterValidator(_arguments)] = Field(
-        min_length=1, examples=[["/usr/bin/id", "-u"]]
+    argv: Annotated[list[_Argument], AfterValidator(_arguments)] = Field(
+        min_length=1, json_schema_extra=_PROGRAM, examples=[["/usr/bin/id", "-u"]]
     )
     """The program and its arguments."""
 

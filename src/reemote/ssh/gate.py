@@ -100,8 +100,10 @@ class Gate:
             self.began, self._held = True, after
         before, found, after = self._held.partition(self.marks.open.encode())
         number, newline, rest = after.partition(b"\n")
-        if found and newline:
+        if found:
             self._listen(before)
+            self._held = found + after
+        if found and newline:
             self.group = int(number) if number.strip().isdigit() else None
             self.is_open, self._held = True, b""
             yield rest
