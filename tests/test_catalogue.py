@@ -130,8 +130,8 @@ def test_every_operation_module_of_ours_is_in_the_catalogue() -> None:
 def test_the_parameters_of_shell() -> None:
     found = {parameter.name: parameter for parameter in parameters(Shell)}
     assert set(found) == {
-        "cmd", "env", "cwd", "stdin", "timeout", "check", "sudo", "su", "sudo_user", "connection", "session", "group", "name",
-        "output", "kill_on_disconnect",
+        "cmd", "env", "cwd", "stdin", "timeout", "check", "sudo", "su", "sudo_user", "connection", "session",
+        "group", "name", "output", "kill_on_disconnect",
     }  # fmt: skip
     cmd, timeout, env = found["cmd"], found["timeout"], found["env"]
     limits = {"minLength": 1, "maxLength": 131071, "pattern": r"^[^\u0000]*$"}

@@ -12,7 +12,7 @@ from reemote.core.errors import InventoryError
 from reemote.execute import Pool, execute
 from reemote.host import Shell
 from reemote.inventory import Connection
-from reemote.ssh import link, options, pool, process
+from reemote.ssh import link, options, pool, process, request
 from reemote.testing import sandbox
 from tests.ssh.hosts import inventory, only
 
@@ -46,7 +46,7 @@ def test_the_defaults_that_ship() -> None:
     assert plan.max_sessions == 8
     assert plan.port == 22
     assert (pool.HANDSHAKES_PER_HOST, pool.HANDSHAKES) == (8, 64)
-    assert process.KEPT == 64 * 1024 * 1024
+    assert request.KEPT == 64 * 1024 * 1024
     assert (process.GRACE_TERM, process.GRACE_KILL) == (3, 2)
     assert (link.BACKOFF, link.BACKOFF_CAP) == (0.25, 4)
 

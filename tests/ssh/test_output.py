@@ -20,7 +20,8 @@ from reemote.core.response import Completed
 from reemote.execute import Pool, execute
 from reemote.host import Command, Shell
 from reemote.ssh import process, sink
-from reemote.ssh.process import KEPT, Capture
+from reemote.ssh.process import Capture
+from reemote.ssh.request import KEPT
 from reemote.ssh.sink import Sink
 from reemote.system import Return
 from reemote.testing import sandbox

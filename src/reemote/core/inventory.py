@@ -24,7 +24,7 @@ from pydantic import (
 )
 
 from .errors import InventoryError, NoHostMatched
-from .secrets import Secret, masked
+from .secrets import NAMES, Secret, concealed, masked
 
 HostKeys = Literal["strict", "accept-new", "off"]
 """What to do with a host key that is not known: refuse, trust and remember it, or not even look."""
@@ -43,6 +43,14 @@ class _Options(_Model):
     """A model that lets further options through, and shows none of their secrets."""
 
     model_config = ConfigDict(extra="allow")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _conceal(cls, data: Any) -> Any:
+        """Take private keys that are given as text for secrets."""
+        if not isinstance(data, Mapping):
+            return data
+        return {name: value if name in NAMES else concealed(str(name), value) for name, value in data.items()}
 
     def options(self) -> dict[str, Any]:
         """Give the options that were set, secrets as ``SecretStr``."""

@@ -49,14 +49,42 @@ Secret = Annotated[str | SecretStr | None, BeforeValidator(_conceal)]
 """A secret: given as text, kept as a ``SecretStr``, masked wherever it is shown."""
 
 
+class Plain(str):
+    """A secret in the clear, on its way to where it is sent: a traceback that shows values shows a mask."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return repr(MASK)
+
+
+class PlainBytes(bytes):
+    """The same in bytes."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return repr(MASK.encode())
+
+
 def reveal(value: Any) -> Any:
-    """Give the plain value of a secret, for the one place that must send it."""
+    """Give the plain value of a secret, or of those in a list, for the one place that must send it."""
+    if isinstance(value, list | tuple):
+        return type(value)(map(reveal, value))
     if not isinstance(value, SecretStr):
         return value
     plain = value.get_secret_value()
     if not is_reference(plain):
         _remember(plain)
-    return plain
+    return Plain(plain)
+
+
+def concealed(name: str, value: Any) -> Any:
+    """Give the value of an option, a ``SecretStr`` where it is secret: by its name, or as the text of a private key."""
+    if isinstance(value, list | tuple):
+        return type(value)(concealed(name, each) for each in value)
+    is_secret = isinstance(value, str) and (name in NAMES or "PRIVATE KEY-----" in value)
+    return SecretStr(value) if is_secret else value
 
 
 def is_reference(text: str) -> bool:
@@ -64,7 +92,7 @@ def is_reference(text: str) -> bool:
     return text.startswith((*_SOURCES, "pass:"))
 
 
-def resolve(text: str) -> str:
+def resolve(text: str) -> Plain:
     """Give the secret that *text* is or refers to; it may block while a command runs.
 
     Raises:
@@ -78,14 +106,14 @@ def resolve(text: str) -> str:
     elif colon and kind == "pass":
         text = rest
     _remember(text)
-    return text
+    return Plain(text)
 
 
 class LookUp:
     """Looks secrets up, each reference once."""
 
     def __init__(self) -> None:
-        self._found: dict[str, asyncio.Task[str]] = {}
+        self._found: dict[str, asyncio.Task[SecretStr]] = {}  # asyncio shows what tasks return
 
     async def get(self, secret: SecretStr | str | None) -> str | None:
         """Give the plain secret, wherever it is kept; a command that prints it does not hold up other tasks.
@@ -99,15 +127,19 @@ class LookUp:
         if not is_reference(text):
             return resolve(text)
         if text not in self._found:
-            self._found[text] = asyncio.create_task(asyncio.to_thread(resolve, text))
+            self._found[text] = asyncio.create_task(asyncio.to_thread(_looked_up, text))
             self._found[text].add_done_callback(_heard)
         try:
-            return await asyncio.shield(self._found[text])
+            return Plain((await asyncio.shield(self._found[text])).get_secret_value())
         except SecretNotFound as error:
             raise SecretNotFound(error.detail) from None  # each host has an exception of its own
 
 
-def _heard(task: asyncio.Task[str]) -> None:
+def _looked_up(text: str) -> SecretStr:
+    return SecretStr(resolve(text))
+
+
+def _heard(task: asyncio.Task[SecretStr]) -> None:
     """Take note of a failure, of which those were to hear who have been cancelled meanwhile."""
     if not task.cancelled():
         task.exception()
@@ -173,6 +205,10 @@ class Scrubber(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Let the entry pass, without secrets."""
+        packet = getattr(record, "packet", None)  # asyncssh dumps packets at its debug level 3
+        if isinstance(packet, bytes) and any(secret.encode("utf-8", "replace") in packet for secret in _known):
+            record.packet = b""
+            record.msg, record.args = f"{str(record.msg).partition(chr(10))[0]} {MASK}", None
         try:
             text = record.getMessage()
         except Exception:  # whatever the arguments do: logging is to go on, without them
@@ -198,9 +234,7 @@ class Options(dict[str, Any]):
     """Options as given, secrets as ``SecretStr``: they do not show."""
 
     def __init__(self, options: Mapping[str, Any] = MappingProxyType({})) -> None:
-        super().__init__(
-            {name: SecretStr(v) if name in NAMES and isinstance(v, str) else v for name, v in options.items()}
-        )
+        super().__init__({name: concealed(name, value) for name, value in options.items()})
 
     def __repr__(self) -> str:
         return repr(dict(masked(self)))

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import ReemoteError
+from ..transfer.directories import make_directory
 from .guard import actor, address, request_id
-from .store import make_directory
 
 log = logging.getLogger("reemote")
 

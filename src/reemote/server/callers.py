@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 
 from ..core.errors import ReemoteError
+from ..transfer.directories import make_directory
 
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]{32,4096}")
 
@@ -72,7 +73,7 @@ class Token:
         value = secrets.token_urlsafe(32)
         temporary = self.path.with_name(f".{self.path.name}.{secrets.token_hex(8)}")
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_directory(self.path.parent)
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             with os.fdopen(descriptor, "w") as file:
                 file.write(value + "\n")

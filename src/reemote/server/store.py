@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import errno
 import fcntl
 import json
 import logging
@@ -21,6 +20,7 @@ from typing import Any
 from ..core.errors import InventoryError
 from ..core.inventory import Inventory
 from ..core.secrets import MASK, NAMES, masked
+from ..transfer.directories import make_directory
 from .limits import leads_to
 
 log = logging.getLogger("reemote")
@@ -190,16 +190,6 @@ class Store:
                 raise StoreError(f"{self.path} cannot be locked: {error.strerror}") from None
             else:
                 return
-
-
-def make_directory(path: Path) -> None:
-    """Make a directory for its owner only, and those above it that are missing: each of them, whatever the umask."""
-    for each in reversed([path, *path.parents]):
-        with contextlib.suppress(FileExistsError):
-            if not each.exists():
-                each.mkdir(mode=0o700)
-    if not path.is_dir():
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
 
 
 def _parsed(text: str) -> Inventory:

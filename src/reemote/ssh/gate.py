@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 
 from ..core.errors import HostError, PasswordRejected, PasswordRequired, PrivilegeDenied, TerminalRequired
+from ..core.secrets import PlainBytes
 from .wire import Become, Marks
 
 PATIENCE = 30.0
@@ -18,6 +19,9 @@ PATIENCE = 30.0
 
 LONGEST = 64 * 1024
 """Bytes that sudo and su may say before the command begins."""
+
+LONGEST_NUMBER = 64
+"""Bytes of the number of a process group; a host that sends more is not believed."""
 
 MOST_SHOWN = 500
 """Characters of what they say that a failure shows."""
@@ -103,8 +107,9 @@ class Gate:
         if found:
             self._listen(before)
             self._held = found + after
-        if found and newline:
-            self.group = int(number) if number.strip().isdigit() else None
+        if found and (newline or len(after) > LONGEST_NUMBER):
+            # Signals to the groups 0 and 1 would go to others.
+            self.group = int(number) if newline and number.strip().isdigit() and int(number) > 1 else None
             self.is_open, self._held = True, b""
             yield rest
         elif not found:
@@ -163,7 +168,7 @@ class Gate:
             )
         return PrivilegeDenied(f"no privileges of {who.user} by {who.method}{because}")
 
-    def answer(self) -> bytes:
+    def answer(self) -> PlainBytes:
         """Give the line that answers a prompt.
 
         Raises:
@@ -174,7 +179,7 @@ class Gate:
             raise self.password_required()
         if any(character in self.who.password for character in "\n\r\0"):
             raise PasswordRejected(f"a password with a line break or NUL in it cannot be given to {self.who.method}")
-        return self.who.password.encode("utf-8", "surrogateescape") + b"\n"
+        return PlainBytes(self.who.password.encode("utf-8", "surrogateescape") + b"\n")
 
     def password_required(self) -> PasswordRequired:
         """Make the failure of one who has no password."""

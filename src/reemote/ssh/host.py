@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import codecs
+import hashlib
 import re
 from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any, Protocol
+
+from pydantic import SecretStr
 
 from ..core.context import Context
 from ..core.errors import (
@@ -29,8 +32,8 @@ from ..transfer.local import here
 from .files import Directory, SftpFiles
 from .link import Link
 from .options import SESSION_OPTIONS, check_names
-from .process import Request
 from .proofs import Proofs
+from .request import Request
 from .sessions import SftpSession
 from .sink import Sink
 from .wire import Become
@@ -80,7 +83,7 @@ class SshHost:
     async def link(self, overrides: Mapping[str, Any] | None = None) -> Link:
         """Give the connection, kept for the whole run; a new one where the old one has died."""
         # By the secrets themselves: they all look the same.
-        key = tuple(sorted((name, repr(reveal(value))) for name, value in overrides.items())) if overrides else ()
+        key = tuple(sorted((name, _told_apart(value)) for name, value in overrides.items())) if overrides else ()
         link = self._held.get(key)
         if link is not None and not link.is_closed:
             return link
@@ -253,6 +256,15 @@ class _Access:
     async def run(self, command: str, *, stdin: Any = None) -> Completed:
         """Run a command of ours, of which nobody is told."""
         return await self._host.run_as(Request(command=command, stdin=stdin, who=self._who), None)
+
+
+def _told_apart(value: Any) -> str:
+    """Give a text that differs where values do: secrets, which all look the same, by a digest."""
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(_told_apart, value))}]"
+    if isinstance(value, SecretStr):
+        return hashlib.sha256(reveal(value).encode("utf-8", "surrogateescape")).hexdigest()
+    return repr(value)
 
 
 def _known_encoding(name: str) -> str:

@@ -19,6 +19,7 @@ import platformdirs
 
 from ..core.errors import HostError, HostKeyChanged, HostKeyNotVerifiable, HostKeyRevoked, InventoryError, ProtocolError
 from ..core.inventory import HostKeys
+from ..transfer.directories import make_directory
 
 log = logging.getLogger("reemote")
 
@@ -78,7 +79,7 @@ class Trust:
     def remember(self, host: str, port: int, key: asyncssh.SSHKey) -> None:
         """Add the key of a new host to our file, which only its owner may read."""
         path = own_file()
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_directory(path.parent)
         name = host if port == PORT else f"[{host}]:{port}"
         line = f"{name} {key.export_public_key().decode().strip()}\n"
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

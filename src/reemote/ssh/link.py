@@ -30,7 +30,8 @@ from ..core.secrets import LookUp, Scrubber
 from .errors import connect_failure, run_failure
 from .hostkeys import HostKeyClient
 from .options import Plan
-from .process import CommandSession, Process, Request
+from .process import CommandSession, Process
+from .request import Request
 from .sessions import PATIENCE, Sessions, SftpSession, SharedSftp
 from .sftp import start
 from .wire import KILL, Become

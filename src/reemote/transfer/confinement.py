@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..core import files
 from ..core.errors import ReemoteError
+from .directories import make_directory
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -75,7 +76,7 @@ class Confinement:
         try:
             return os.open(self.root, _DIRECTORY & ~os.O_NOFOLLOW)
         except FileNotFoundError:
-            self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_directory(Path(self.root))
             return os.open(self.root, _DIRECTORY & ~os.O_NOFOLLOW)
 
     def _parts(self, path: files.Path, base: bytes) -> list[bytes]:
