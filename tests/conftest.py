@@ -9,11 +9,9 @@ from pathlib import Path
 import pytest
 
 # Who runs the tests in the background may have had these ignored, and programs that tests start would inherit that.
-for _number, _handler in {
-    signal.SIGHUP: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler, signal.SIGQUIT: signal.SIG_DFL
-}.items():  # fmt: skip
+for _number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
     if signal.getsignal(_number) is signal.SIG_IGN:
-        signal.signal(_number, _handler)
+        signal.signal(_number, signal.default_int_handler if _number is signal.SIGINT else signal.SIG_DFL)
 
 pytest_plugins = ["tests.openssh_fixtures", "tests.leaks", "tests.lab.fixtures"]
 

@@ -40,6 +40,8 @@ from tests.lab.hosts import USERS, Host, Lab
 from tests.openssh import User
 from tests.programs import nothing_listens
 
+pytestmark = pytest.mark.xdist_group("canaries")  # what it shows is made once, and is dear
+
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = Path(__file__).with_name("canary_program.py")
 

@@ -105,15 +105,16 @@ def _key(response: Response[Any]) -> Any:
     """Give what makes the response of one host another one than that of the next."""
     if response["error"]:
         detail = _for_any(response.detail, response["host"])
-        return str(response["value"]), detail, response.outcome, _content(response.completed)
+        return str(response["value"]), detail, response.outcome, _content(response.completed, ends=False)
     return _content(response["value"])
 
 
-def _content(value: Any) -> Any:
+def _content(value: Any, *, ends: bool = True) -> Any:
+    """Give what is shown of a value; of a failure, how its command ended is not."""
     if isinstance(value, Completed):
         # A command may name its host, and is not shown.
-        size = value.get("stdout_size"), value.get("stderr_size")
-        return value["stdout"].removesuffix("\n"), value["stderr"].removesuffix("\n"), ending(value), size
+        size, how = (value.get("stdout_size"), value.get("stderr_size")), ending(value) if ends else ""
+        return value["stdout"].removesuffix("\n"), value["stderr"].removesuffix("\n"), how, size
     return value if value is None or isinstance(value, str) else ("JSON", as_json(value))
 
 

@@ -19,7 +19,7 @@ MOST_LINKS = 40
 TIDY = 5.0
 """Seconds to remove what a failed transfer has left, over a new connection if need be."""
 
-LATE = (0.1, 0.2, 0.3, 0.4)
+LATE = (0.1, 0.2, 0.3, 0.4, 0.5, 0.5)
 """Seconds to wait between looks for a file that a host may still be about to make."""
 
 LONGEST = 255
