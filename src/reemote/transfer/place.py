@@ -191,21 +191,33 @@ async def _finish(file: File, old: Attributes | None, wanted: Wanted) -> None:
 async def tidy(
     path: bytes, discard: Coroutine[Any, Any, None], error: BaseException, left: list[bytes] | None = None
 ) -> None:
-    """Remove what a failed transfer has left at *path*; where that fails too, *error* gets to tell of it, or *left*."""
+    """Remove what a failed transfer has left at *path*; where that fails too, *left* gets to tell of it, or *error*."""
     task = asyncio.current_task()
     removing = asyncio.create_task(discard)
-    try:
-        # Who was cancelled twice is to leave at once: nobody may be left who would hear the host's answer.
-        async with asyncio.timeout(TIDY if task is None or task.cancelling() < 2 else 0):
-            await asyncio.shield(removing)
-    except (HostError, TimeoutError, asyncio.CancelledError):
-        removing.cancel()
-        await asyncio.gather(removing, return_exceptions=True)
-        if isinstance(error, HostError):
-            error.changed = True
-            error.detail += f"; {printable(path)} may be left there"
-        elif left is not None:
-            left.append(path)
+    deadline = asyncio.get_running_loop().time() + TIDY
+    while not removing.done():
+        # Who is cancelled meanwhile, since another file has failed, tidies up all the same. Who was cancelled twice
+        # is to leave at once: nobody may be left who would hear the host's answer.
+        try:
+            async with asyncio.timeout_at(deadline if task is None or task.cancelling() < 2 else 0):
+                await asyncio.wait([removing])
+        except TimeoutError:
+            break
+        except asyncio.CancelledError:
+            if task is None or task.cancelling() > 1:
+                break
+    removing.cancel()
+    [failure] = await asyncio.gather(removing, return_exceptions=True)
+    if failure is None:
+        return
+    if not isinstance(failure, HostError | asyncio.CancelledError):
+        raise failure
+    if isinstance(error, HostError):
+        error.changed = True
+    if left is not None:
+        left.append(path)
+    elif isinstance(error, HostError):
+        error.detail += f"; {printable(path)} may be left there"
 
 
 async def _discard(files: Files, name: bytes, *, is_made: bool = True) -> None:
