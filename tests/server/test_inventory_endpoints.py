@@ -118,6 +118,26 @@ async def test_hosts_that_are_refused(served: Served, given: Any, status: int, m
     assert stored(served) == {"hosts": [host("web1")]}
 
 
+@pytest.mark.parametrize("reference", ["env:SUDO", "file:/etc/hostname", "cmd:id"])
+async def test_references_to_passwords_are_the_operators_own(served: Served, reference: str) -> None:
+    """Whoever may call cannot have one looked up, nor have one that is stored sent to another place."""
+    given = {"authentication": {"sudo_password": reference}}
+    for new in (host("web1", password=reference), host("web1") | given):
+        refused = await add(served, new)
+        assert refused.status_code == 422
+        assert "may not be given over HTTP" in refused.json()["value"]
+
+    before = {"hosts": [host("web1", address="10.0.0.1") | given]}
+    served.settings.inventory.write_text(json.dumps(before))
+    for elsewhere in (host("web1", address="10.0.0.2"), host("web1", address="10.0.0.1", port=2222), host("web1")):
+        assert (await create(served, elsewhere | given)).status_code == 422
+        masked = {"authentication": {"sudo_password": MASK}}
+        assert (await create(served, elsewhere | masked)).status_code in (409, 422)
+    assert stored(served) == before
+    assert (await create(served, before["hosts"][0], host("web2"))).status_code == 200
+    assert stored(served) == {"hosts": [*before["hosts"], host("web2")]}
+
+
 @pytest.mark.parametrize("given", [[], "/etc/passwd", {"hosts": "x"}, {}, {"hosts": [host("a"), host("a")]}, 1])
 async def test_inventories_that_are_refused(served: Served, given: Any) -> None:
     await create(served, host("web1"))

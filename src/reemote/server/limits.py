@@ -153,15 +153,21 @@ def item(given: Any, stored: Mapping[str, Any] | None = None) -> Any:
     if not isinstance(given, dict):
         return given
     checked, before = dict(given), stored or {}
+    is_same_place = _leads_to(given) == _leads_to(before)
     for part, check in (("connection", _connection), ("session", session), ("authentication", _authentication)):
         options, old = given.get(part), before.get(part) or {}
         if isinstance(options, dict):
-            may_keep = part != "connection" or leads_to(options) == leads_to(old)
+            may_keep = part == "session" or is_same_place  # a password is for the place that it was stored for
             known = {name: value for name, value in options.items() if may_keep and name in old}
             kept = {name: value for name, value in known.items() if value in (old[name], MASK)}
             new = check({name: value for name, value in options.items() if name not in kept})
             checked[part] = {name: {**kept, **new}[name] for name in options}
     return checked
+
+
+def _leads_to(item: Mapping[str, Any]) -> dict[str, Any]:
+    options = item.get("connection")
+    return leads_to(options) if isinstance(options, dict) else {}
 
 
 def _authentication(options: Mapping[str, Any]) -> dict[str, Any]:
