@@ -14,6 +14,7 @@ import pytest
 
 import reemote
 from reemote.core.errors import Cancelled, DeploymentError, ExecutionError, InventoryError, NoHostMatched
+from reemote.core.events import Event, HostFinished
 from reemote.core.host import Host
 from reemote.core.operation import Steps
 from reemote.core.response import Completed, Response, Responses
@@ -221,6 +222,30 @@ async def test_a_host_that_had_no_turn_has_not_started() -> None:
         "detail": "the host had not begun when the run's 0.05 s had passed", "outcome": "not_started",
     }  # fmt: skip
     assert fake.commands("second") == []
+
+
+@pytest.mark.parametrize(("limit", "expected"), [("timeout", "the run's 0.05 s"), ("host_timeout", "its 0.05 s")])
+async def test_events_have_the_response_of_the_result(limit: str, expected: str) -> None:
+    fake = fleet("a", "b")
+    fake.on("x", lambda call: asyncio.Event().wait(), host="a")
+    events: list[Event] = []
+    options: Any = {limit: 0.05, "on_event": events.append}
+    responses = await execute(lambda: Shell(cmd="x"), fake.inventory, pool=fake, **options)
+    told = {event.host: event.response for event in events if isinstance(event, HostFinished)}
+    assert told["a"] is responses[0]
+    assert told["b"] is responses[1]
+    assert responses[0].detail == f"the host was not done when {expected} had passed"
+
+
+async def test_a_deployment_that_cancels_itself_in_time() -> None:
+    class Root:
+        async def execute(self) -> Steps:
+            yield Getcontext()
+            raise asyncio.CancelledError
+
+    fake = fleet("a")
+    [response] = await execute(Root, inventory=fake.inventory, pool=fake, timeout=30)
+    assert (response["value"], response["detail"]) == ("Cancelled", "the run was cancelled")
 
 
 async def test_a_host_that_was_cancelled_before_its_first_command_has_not_started() -> None:
@@ -521,6 +546,19 @@ async def test_a_wrong_inventory(wrong: Any) -> None:
     with pytest.raises(InventoryError):
         await execute(lambda: made.append(1), inventory=wrong, pool=fleet())
     assert made == []
+
+
+# Wrong arguments
+
+
+@pytest.mark.parametrize("listener", [5, "print", [print], {}, False])
+async def test_a_listener_that_cannot_be_called(listener: Any) -> None:
+    fake = fleet("a")
+    with pytest.raises(TypeError, match="on_event is a function that is told of each event, not "):
+        await execute(lambda: Shell(cmd="x"), fake.inventory, pool=fake, on_event=listener)
+    with pytest.raises(TypeError, match="on_event is a function"):
+        await asyncio.to_thread(reemote.run, lambda: Shell(cmd="x"), fake.inventory, pool=fake, on_event=listener)
+    assert fake.commands("a") == []
 
 
 # run()

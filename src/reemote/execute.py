@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -70,11 +70,14 @@ async def execute(
     Raises:
         InventoryError: The inventory or an option in it is wrong; nothing has run.
         NoHostMatched: The limit selects no host; nothing has run.
+        TypeError, ValueError: An argument is wrong; nothing has run.
         DeploymentError: The factory cannot be called, or returns nothing that can run.
         ExecutionError: The deployment's own code raised on some hosts. It is an
             ``ExceptionGroup`` with one exception for each; the other hosts have finished, and
             ``.responses`` has their responses. What *on_event* raised comes in the same way.
     """
+    if on_event is not None and not callable(on_event):
+        raise TypeError(f"on_event is a function that is told of each event, not {on_event!r}")
     work = _prepare(factory, inventory, limit, concurrency, strict, timeout, host_timeout, step_timeout, dry_run)
     if on_event is None:
         return await work.run(pool, None)
@@ -220,13 +223,12 @@ class _Work:
         ]
         tell(RunStarted(hosts=tuple(item.host for item in items)))
         places = asyncio.Semaphore(most)
-        tasks = [asyncio.create_task(run.run(transport, self.scope, places, self.concurrency)) for run in runs]
-        cancelled, why = True, ""
+        tasks = {asyncio.create_task(run.run(transport, self.scope, places, self.concurrency)): run for run in runs}
+        cancelled = True
         try:
             cancelled = await _wait_for(tasks, self.timeout)
-            why = f"the run's {self.timeout:g} s had passed" if self.timeout else ""
         finally:
-            responses, errors = _collect(runs, tasks, why)
+            responses, errors = _collect(tasks)
             seconds = time.perf_counter() - start
             tell(RunFinished(responses=responses, cancelled=cancelled, seconds=seconds))
         if errors:
@@ -278,6 +280,10 @@ class _Run:
         self.tell = tell
         self.host: Host | None = None
         self.deployment: Deployment | None = None
+        self.overdue = ""
+        """What had passed when it was ended, if that is why."""
+        self.cut_short: Response | None = None
+        """Its response, once it was ended before it was done."""
 
     async def run(self, transport: Transport, what: Scope, places: asyncio.Semaphore, limit: int | None) -> Response:
         """Wait for a place and run; what the deployment's code raises names the host."""
@@ -310,19 +316,25 @@ class _Run:
         except TimeoutError:
             if not clock.expired():
                 raise
-            return self.cancelled(f"its {self.timeout:g} s had passed")
+            self.overdue = f"its {self.timeout:g} s had passed"
+            return self.cancelled()
 
-    def cancelled(self, when: str = "") -> Response:
-        """Make the response of a host that was not done *when* it was ended."""
+    def cancelled(self) -> Response:
+        """Give the response of a host that was not done when it was ended; it is made once."""
+        if self.cut_short is None:
+            self.cut_short = self._made_of_what_ran()
+        return self.cut_short
+
+    def _made_of_what_ran(self) -> Response:
         record = self.host.interrupted if self.host is not None else None
         state = "was not done" if self.host is not None else "had not begun"
-        detail = f"the host {state} when {when}" if when else "the run was cancelled"
+        detail = f"the host {state} when {self.overdue}" if self.overdue else "the run was cancelled"
         changed = self.deployment is not None and self.deployment.changed
         outcome: Outcome = "unknown" if changed or record is not None else "not_started"
         return Response.of_failure(Cancelled(detail, outcome=outcome, completed=record), self.item.host)
 
 
-async def _wait_for(tasks: list[asyncio.Task[Response]], timeout: float | None) -> bool:
+async def _wait_for(tasks: Mapping[asyncio.Task[Response], _Run], timeout: float | None) -> bool:
     """Wait until all tasks are done; at a timeout, and when cancelled, end them first.
 
     Answers whether some had to be ended.
@@ -334,11 +346,13 @@ async def _wait_for(tasks: list[asyncio.Task[Response]], timeout: float | None) 
     except asyncio.CancelledError:
         await _cancel(tasks)
         raise
-    await _cancel(list(pending))
+    for task in pending:
+        tasks[task].overdue = f"the run's {timeout:g} s had passed"
+    await _cancel(pending)
     return bool(pending)
 
 
-async def _cancel(tasks: list[asyncio.Task[Response]]) -> None:
+async def _cancel(tasks: Collection[asyncio.Task[Response]]) -> None:
     """Cancel tasks and wait until they have cleaned up; a second cancellation cuts that short."""
     for task in tasks:
         task.cancel()
@@ -352,12 +366,12 @@ async def _cancel(tasks: list[asyncio.Task[Response]]) -> None:
         raise
 
 
-def _collect(runs: list[_Run], tasks: list[asyncio.Task[Response]], why: str) -> tuple[Responses, list[Exception]]:
-    """Give the responses of the hosts, *why* those were ended that were not done, and what deployments raised."""
+def _collect(tasks: Mapping[asyncio.Task[Response], _Run]) -> tuple[Responses, list[Exception]]:
+    """Give the responses of the hosts, and what deployments raised."""
     responses, errors = Responses(), []
-    for run, task in zip(runs, tasks, strict=True):
+    for task, run in tasks.items():
         if task.cancelled():
-            responses.append(run.cancelled(why))
+            responses.append(run.cancelled())
         elif (error := task.exception()) is not None:
             if not isinstance(error, Exception):
                 raise error
