@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +23,7 @@ from reemote.core.secrets import MASK, LookUp, Options, Scrubber, is_reference, 
 @pytest.fixture(autouse=True)
 def forget(monkeypatch: pytest.MonkeyPatch) -> None:
     """No secrets of other tests, and none for other tests."""
-    monkeypatch.setattr(secrets, "_known", set())
+    monkeypatch.setattr(secrets, "_known", secrets._Known())
 
 
 # References
@@ -242,6 +243,17 @@ def test_secrets_that_were_used_are_masked() -> None:
         resolve(secret)
     assert scrub("hunter22, hunter and hunter2; a.b*c, aXbc") == f"{MASK}, {MASK} and {MASK}2; {MASK}, aXbc"
     assert scrub("nothing") == "nothing"
+
+
+def test_secrets_of_later_are_masked_and_those_that_are_spelled_like_others() -> None:
+    resolve("a b!")
+    assert scrub("a b! 'a b!'") == f"{MASK} {MASK}"
+    resolve("'a b!'")  # as the first one is quoted; this one has a quoted form, too
+    quoted = shlex.quote("'a b!'")
+    assert scrub(f"a b! {quoted} later") == f"{MASK} {MASK} later"
+    resolve("'a b!'")
+    resolve("later")
+    assert scrub(f"a b! {quoted} later") == f"{MASK} {MASK} {MASK}"
 
 
 def test_short_secrets_would_be_found_everywhere() -> None:

@@ -34,8 +34,6 @@ SHORTEST = 4
 PATIENCE = 60.0
 """Seconds that a command has to print a secret."""
 
-_known: set[str] = set()
-
 
 def _conceal(value: Any) -> SecretStr | None:
     if isinstance(value, str):
@@ -75,7 +73,7 @@ def reveal(value: Any) -> Any:
         return value
     plain = value.get_secret_value()
     if not is_reference(plain):
-        _remember(plain)
+        _known.add(plain)
     return Plain(plain)
 
 
@@ -105,7 +103,7 @@ def resolve(text: str) -> Plain:
             raise SecretNotFound(f"the secret {kind}:{rest}: it is empty")
     elif colon and kind == "pass":
         text = rest
-    _remember(text)
+    _known.add(text)
     return Plain(text)
 
 
@@ -186,15 +184,35 @@ _SOURCES: Mapping[str, Callable[[str], str]] = {
 }
 
 
-def _remember(secret: str) -> None:
-    """Keep a secret, so that it can be masked where it should not have got to."""
-    if len(secret) >= SHORTEST:
-        _known.update((secret, repr(secret)[1:-1], json.dumps(secret)[1:-1], shlex.quote(secret)))
+class _Known:
+    """The secrets that were used, so that they can be masked where they should not have got to."""
+
+    def __init__(self) -> None:
+        self._secrets: set[str] = set()
+        self._spellings: set[str] = set()
+        self._longest_first: list[str] = []
+
+    def add(self, secret: str) -> None:
+        """Remember a secret, in all the ways in which it may be written."""
+        if len(secret) >= SHORTEST and secret not in self._secrets:
+            self._spellings.update((secret, repr(secret)[1:-1], json.dumps(secret)[1:-1], shlex.quote(secret)))
+            self._secrets.add(secret)
+
+    def spellings(self) -> list[str]:
+        """Give all that is to be masked, the longest first: one secret may be part of another."""
+        # Other threads look secrets up meanwhile. None is ever forgotten: as many as there are is all of them.
+        found = self._longest_first
+        if len(found) != len(self._spellings):
+            found = self._longest_first = sorted(self._spellings, key=len, reverse=True)
+        return found
+
+
+_known = _Known()
 
 
 def scrub(text: str) -> str:
     """Mask the secrets in *text* that were used in this process."""
-    for secret in sorted(_known, key=len, reverse=True):
+    for secret in _known.spellings():
         if secret in text:
             text = text.replace(secret, MASK)
     return text
@@ -206,7 +224,9 @@ class Scrubber(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Let the entry pass, without secrets."""
         packet = getattr(record, "packet", None)  # asyncssh dumps packets at its debug level 3
-        if isinstance(packet, bytes) and any(secret.encode("utf-8", "replace") in packet for secret in _known):
+        if isinstance(packet, bytes) and any(
+            secret.encode("utf-8", "replace") in packet for secret in _known.spellings()
+        ):
             record.packet = b""
             record.msg, record.args = f"{str(record.msg).partition(chr(10))[0]} {MASK}", None
         try:
