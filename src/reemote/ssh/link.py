@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import shlex
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import asyncssh
 
@@ -27,8 +28,10 @@ from ..core.errors import (
 from ..core.host import scope
 from ..core.response import Completed
 from ..core.secrets import LookUp, Scrubber
+from . import lean
 from .errors import connect_failure, run_failure
 from .hostkeys import HostKeyClient
+from .lean import LeanChannel
 from .options import Plan
 from .process import CommandSession, Process
 from .request import Request
@@ -93,14 +96,21 @@ async def _attempt(plan: Plan) -> Link:
         client = plan.trust.client()
         return client
 
-    arguments = {"client_factory": factory, **plan.arguments, "known_hosts": plan.trust.known_hosts()}
-    if arguments.get("password"):
+    password = plan.arguments.get("password")
+    if password:
         run = scope.get(None)
-        arguments["password"] = await (run.secrets if run else LookUp()).get(arguments["password"])
+        password = await (run.secrets if run else LookUp()).get(password)
     try:
-        # The option bounds what asyncssh does; the timeout here bounds name resolution, too.
+        # All of it, name resolution too.
         async with asyncio.timeout(plan.timeout or None):
-            connection = await asyncssh.connect(plan.host, plan.port, **arguments)
+            connection = await lean.connect(
+                plan.options,
+                client_factory=factory,
+                known_hosts=plan.trust.known_hosts(),
+                password=password,
+                flags=plan.arguments.get("flags", 0),
+                sock=plan.arguments.get("sock"),
+            )
     except (asyncssh.Error, OSError, UnicodeError, ValueError) as error:
         found = connect_failure(error, plan.where, plan.timeout)
         if found is None:
@@ -166,7 +176,7 @@ class Link:
             return await self._start(session, request, interrupted)
 
         try:
-            async with self._sessions.open(start, self._spare) as process:
+            async with self._sessions.open(start, self._spare, _when_closed) as process:
                 return await self._finish(process, interrupted)
         except (asyncssh.Error, OSError) as error:
             raise self._start_failure(error, session, request) from error
@@ -196,24 +206,17 @@ class Link:
         """Open a session and start the command in it."""
         now = asyncio.get_running_loop().time()
         deadline = None if request.timeout is None else now + request.timeout
-
-        async def create() -> Process:
-            channel, _ = await self._connection.create_session(
-                lambda: session, request.wire(session.gate), **request.options()
-            )
-            return Process(request, session, channel, deadline)
-
-        opening = asyncio.ensure_future(create())
-        nothing = request.nothing()
+        opened = self._open(session, request)
         try:
             async with asyncio.timeout_at(deadline) as limit:
-                return await asyncio.shield(opening)
+                return Process(request, session, await opened(), deadline)
         except (asyncio.CancelledError, TimeoutError) as error:
             # The command may be about to start: it must not run on with nobody to end it.
             if isinstance(error, TimeoutError) and not limit.expired():
                 raise
+            nothing = request.nothing()
             interrupted(nothing)
-            await self._abandon(opening)
+            await self._abandon(request, session, opened())
             if limit.expired():
                 raise request.late(nothing) from None
             raise
@@ -230,10 +233,34 @@ class Link:
             return TerminalRequired("sudo or su works on a terminal only, and the host gives none")
         return ChannelOpenError(f"the host opened no session: {error.reason}")
 
-    async def _abandon(self, opening: asyncio.Future[Process]) -> None:
+    def _open(
+        self, session: CommandSession, request: Request
+    ) -> Callable[[], asyncio.Future[asyncssh.SSHClientChannel[bytes]]]:
+        """Begin to open a session for a command; what is given makes futures of its channel, which may be cancelled."""
+        command = request.wire(session.gate)
+        if self.plan.has_plain_sessions and request.is_plain:
+            return LeanChannel(self._connection, session, command, input_ends=not request.has_input).opened
+        creating = asyncio.ensure_future(self._create(session, command, request.options(), not request.has_input))
+        return lambda: asyncio.shield(creating)
+
+    async def _create(
+        self, session: CommandSession, command: str, options: Mapping[str, Any], input_ends: bool
+    ) -> asyncssh.SSHClientChannel[bytes]:
+        channel, _ = await self._connection.create_session(lambda: session, command, **options)
+        if input_ends:
+            with contextlib.suppress(OSError):
+                channel.write_eof()
+        return cast(asyncssh.SSHClientChannel[bytes], channel)
+
+    async def _abandon(
+        self,
+        request: Request,
+        session: CommandSession,
+        opening: asyncio.Future[asyncssh.SSHClientChannel[bytes]],
+    ) -> None:
         try:
             async with asyncio.timeout(ABANDON):
-                await self._end(await opening)
+                await self._end(Process(request, session, await opening, None))
         except (TimeoutError, asyncssh.Error, OSError):
             if not opening.done():
                 self.abort()
@@ -316,3 +343,7 @@ class Link:
         """Give up the SFTP sessions that nobody uses: their places are needed."""
         for shared in list(self._sftp.values()):
             await shared.spare()
+
+
+def _when_closed(process: Process, callback: Callable[[], None]) -> None:
+    process.session.when_closed(callback)

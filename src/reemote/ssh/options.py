@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import asyncssh
 from pydantic import ValidationError
@@ -18,6 +18,7 @@ from ..core.errors import InventoryError, SecretNotFound
 from ..core.inventory import Connection, complaints
 from ..core.secrets import resolve, reveal
 from .hostkeys import PORT, Trust
+from .lean import placed
 
 DEFAULTS: dict[str, Any] = {
     "connect_timeout": 10,
@@ -41,7 +42,13 @@ ChaCha20 takes twice the time where processors have instructions for AES.
 """
 
 _OURS = frozenset({"address", "host_keys", "max_sessions"})
-_OF_CONNECT = frozenset({"family", "flags", "local_addr", "sock", "tunnel", "options"})
+_PLACE = frozenset({"host", "address", "port"})
+_NOT_PASSED = _OURS | _PLACE
+_OF_CONNECT = frozenset({"flags", "sock"})
+_ALSO = frozenset({"family", "local_addr", "tunnel", "options"})
+MOST_COMMON = 256
+"""How many different sets of options are kept."""
+
 _KEY_FILES = ("id_ed25519_sk", "id_ecdsa_sk", "id_ed25519", "id_ecdsa", "id_rsa")
 
 
@@ -49,8 +56,12 @@ def _accepted(function: Any) -> frozenset[str]:
     return frozenset(inspect.signature(function).parameters) - {"self", "loop", "last_config", "kwargs"}
 
 
-CONNECTION_OPTIONS = _accepted(asyncssh.SSHClientConnectionOptions.prepare) | _OF_CONNECT
+CONNECTION_OPTIONS = _accepted(asyncssh.SSHClientConnectionOptions.prepare) | _OF_CONNECT | _ALSO
 SESSION_OPTIONS = _accepted(asyncssh.SSHClientConnection.create_session) - {"session_factory", "command", "subsystem"}
+
+
+_OF_SESSIONS = (SESSION_OPTIONS - {"encoding", "errors"}) | {"agent_forwarding", "config", "options"}
+"""Options of a connection that sessions go by."""
 
 
 @dataclass
@@ -66,8 +77,12 @@ class Plan:
     max_sessions: int
     timeout: float
     """Seconds for an attempt to connect, all of it."""
-    arguments: dict[str, Any] = field(repr=False)
+    arguments: Mapping[str, Any] = field(repr=False)
     """Arguments of ``asyncssh.connect()``, secrets in the clear."""
+    options: asyncssh.SSHClientConnectionOptions = field(repr=False)
+    """What asyncssh makes of them for this host."""
+    has_plain_sessions: bool
+    """Whether sessions have no options that hold for all of the connection."""
     key: tuple[Any, ...] = field(repr=False)
     """Equal for equal options: connections are shared by it."""
 
@@ -78,46 +93,95 @@ class Plan:
         return place if self.name == self.host else f"{self.name} ({place})"
 
 
-def plan(connection: Connection, overrides: Mapping[str, Any] | None = None) -> Plan:
-    """Work out how to connect to a host; *overrides* go over the inventory's options.
+@dataclass(frozen=True)
+class _Common:
+    """What hosts with the same options share, whatever their names and addresses are."""
 
-    Raises:
-        InventoryError: An option is unknown or wrong, or a key cannot be read.
-    """
-    if overrides:
-        try:
-            inventory = connection.options()
-            if "host" in overrides:
-                inventory.pop("address", None)  # that is the place of the inventory's host
-            connection = Connection.model_validate({**inventory, **overrides})
-        except ValidationError as error:
-            problems = "; ".join(complaints(error))
-            raise InventoryError(f"{connection.host}: connection: {problems}") from None
-    options = {name: reveal(value) for name, value in connection.options().items()}
-    check_names(options, CONNECTION_OPTIONS | _OURS, f"{connection.host}: connection")
+    trust: Trust
+    arguments: Mapping[str, Any]
+    made: asyncssh.SSHClientConnectionOptions | None
+    """What asyncssh makes of them, unless that depends on the host."""
+
+
+class Plans:
+    """Works out how to connect; what hosts have in common is worked out once."""
+
+    def __init__(self) -> None:
+        self._common: dict[Any, _Common] = {}
+
+    def plan(self, connection: Connection, overrides: Mapping[str, Any] | None = None) -> Plan:
+        """Work out how to connect to a host; *overrides* go over the inventory's options.
+
+        Raises:
+            InventoryError: An option is unknown or wrong, or a key cannot be read.
+        """
+        connection = _overridden(connection, overrides) if overrides else connection
+        name = connection.host
+        options = {name: reveal(value) for name, value in connection.options().items()}
+        key = tuple(sorted((name, _hashable(value)) for name, value in options.items()))
+        shared = tuple(pair for pair in key if pair[0] not in _PLACE)
+        common = self._common.get(shared)
+        if common is None:
+            common = _worked_out(connection, options)
+            if len(self._common) >= MOST_COMMON:
+                self._common.clear()
+            self._common[shared] = common
+        host, port = connection.address or name, connection.port or PORT
+        if common.made is not None:
+            made = placed(common.made, host, port)
+        else:
+            made = _checked({**common.arguments, "host": host, "port": port}, f"{name}: connection")
+        return Plan(
+            name=name,
+            host=host,
+            port=port,
+            trust=common.trust,
+            max_sessions=connection.max_sessions,
+            timeout=float(cast(Any, made).connect_timeout or 0),
+            arguments=common.arguments,
+            options=made,
+            has_plain_sessions=_has_plain_sessions(common.arguments),
+            key=(host, port, *key),
+        )
+
+
+def plan(connection: Connection, overrides: Mapping[str, Any] | None = None) -> Plan:
+    """Work out how to connect to one host; see :meth:`Plans.plan`."""
+    return Plans().plan(connection, overrides)
+
+
+def _has_plain_sessions(arguments: Mapping[str, Any]) -> bool:
+    given = {name for name, value in arguments.items() if value != DEFAULTS.get(name, ())}
+    return given.isdisjoint(_OF_SESSIONS)
+
+
+def _overridden(connection: Connection, overrides: Mapping[str, Any]) -> Connection:
+    try:
+        inventory = connection.options()
+        if "host" in overrides:
+            inventory.pop("address", None)  # that is the place of the inventory's host
+        return Connection.model_validate({**inventory, **overrides})
+    except ValidationError as error:
+        problems = "; ".join(complaints(error))
+        raise InventoryError(f"{connection.host}: connection: {problems}") from None
+
+
+def _worked_out(connection: Connection, options: dict[str, Any]) -> _Common:
+    host = connection.host
+    check_names(options, CONNECTION_OPTIONS | _OURS, f"{host}: connection")
     if options.get("passphrase") is not None:
-        options["passphrase"] = _passphrase(options["passphrase"], connection.host)
-    given = {name: value for name, value in options.items() if name not in _OURS and value is not None}
+        options = {**options, "passphrase": _passphrase(options["passphrase"], host)}
+    given = {name: value for name, value in options.items() if name not in _NOT_PASSED and value is not None}
     for name in ("known_hosts", "client_keys", "agent_path", "config"):
         if name in options:  # None means something for these
             given[name] = options[name]
     trust = Trust(connection.host_keys, given.pop("known_hosts", ()))
-    host, port = connection.address or given.pop("host"), given.pop("port", PORT)
-    given.pop("host", None)
-    arguments = {**DEFAULTS, **_keys(given, connection.host), **_without_keys(given)}
-    if arguments["config"] and "encryption_algs" not in given:
+    arguments = {**DEFAULTS, **_keys(given, host), **_without_keys(given)}
+    if not arguments["config"]:
+        return _Common(trust, arguments, _checked(arguments, f"{host}: connection"))
+    if "encryption_algs" not in given:
         del arguments["encryption_algs"]  # a named ssh_config may have a choice of its own
-    checked = _checked(arguments, f"{connection.host}: connection")
-    return Plan(
-        name=connection.host,
-        host=host,
-        port=port,
-        trust=trust,
-        max_sessions=connection.max_sessions,
-        timeout=float(checked.connect_timeout or 0),
-        arguments=arguments,
-        key=(host, port, *sorted((name, _hashable(value)) for name, value in options.items())),
-    )
+    return _Common(trust, arguments, None)
 
 
 def check_names(options: Mapping[str, Any], accepted: frozenset[str], where: str) -> None:
@@ -133,7 +197,7 @@ def check_names(options: Mapping[str, Any], accepted: frozenset[str], where: str
             raise InventoryError(f"{where}: unknown option {name!r}{hint}")
 
 
-def _checked(arguments: Mapping[str, Any], where: str) -> Any:
+def _checked(arguments: Mapping[str, Any], where: str) -> asyncssh.SSHClientConnectionOptions:
     """Let asyncssh check the values now, rather than when the first hosts are running.
 
     Raises:

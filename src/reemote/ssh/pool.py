@@ -14,7 +14,7 @@ from ..core.context import Context
 from ..core.inventory import InventoryItem
 from .host import SshHost
 from .link import Link, connect
-from .options import SESSION_OPTIONS, Plan, check_names, plan
+from .options import SESSION_OPTIONS, Plan, Plans, check_names
 from .places import Places
 
 log = logging.getLogger("reemote")
@@ -47,6 +47,7 @@ class Pool:
     def __init__(self, *, idle: float = IDLE) -> None:
         self._idle = idle
         self._entries: dict[tuple[Any, ...], _Entry] = {}
+        self._planning = Plans()
         self._plans: dict[str, tuple[Any, Plan]] = {}
         self._gates: weakref.WeakValueDictionary[tuple[str, str], Places] = weakref.WeakValueDictionary()
         self._gate = Places(HANDSHAKES)
@@ -93,7 +94,7 @@ class Pool:
         options = item.connection.options()
         found = self._plans.get(item.host)
         if found is None or found[0] != options:
-            found = self._plans[item.host] = (options, plan(item.connection))
+            found = self._plans[item.host] = (options, self._planning.plan(item.connection))
         return found[1]
 
     @asynccontextmanager
@@ -116,7 +117,7 @@ class Pool:
         """
         wanted = self._plan(item)
         if overrides:
-            wanted = plan(item.connection, overrides)
+            wanted = self._planning.plan(item.connection, overrides)
         entry = self._entries.get(wanted.key)
         if entry is None or (entry.link is not None and entry.link.is_closed):
             if entry is not None:

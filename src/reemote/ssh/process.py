@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncGenerator, AsyncIterable
+from collections.abc import AsyncGenerator, AsyncIterable, Callable
 
 import asyncssh
 
 from ..core.errors import ConnectionLost, HostError, PrivilegeDenied
 from ..core.events import Lines, Stream
 from ..core.response import Completed
-from .gate import PATIENCE
+from .gate import PATIENCE, Gate
 from .request import KEPT, Request
 
 STDERR = asyncssh.EXTENDED_DATA_STDERR
@@ -33,6 +33,10 @@ _REFUSED = re.compile(
 DRAIN_QUIET, DRAIN_MOST = 2.0, 20.0
 """Seconds for output after a command's end: of silence, and at the most. Processes that it left in
 the background keep the channel open; what was still on its way must not be lost."""
+
+MOMENT = 4
+"""Turns of the event loop after the end of a channel until its place is free. A host that gets the next channel in
+the same piece of data as the end of the last one counts both."""
 
 FAREWELL = 0.5
 """Seconds that sudo and su have to end when they get no password; they are left alone then."""
@@ -66,6 +70,8 @@ class Capture:
 
     def value(self) -> bytes:
         """Give what was kept, with a line in place of what was not."""
+        if self.total <= self._half:
+            return bytes(self._head)
         gone = self.left_out
         if not gone:
             return bytes(self._head + self._tail)
@@ -87,7 +93,11 @@ class CommandSession(asyncssh.SSHClientSession[bytes]):
                 self._lines[kind] = Lines(request.where, stream, request.encoding)
         self.ended = asyncio.Event()
         """The command has ended, or the channel has."""
+        self.over = asyncio.Event()
+        """Nothing follows: it has ended, and so has its output; or the channel is closed."""
         self.closed = asyncio.Event()
+        self._when_closed: Callable[[], None] | None = None
+        self._is_output_over = False
         self.writable = asyncio.Event()
         self.writable.set()
         self.received = 0.0
@@ -126,6 +136,9 @@ class CommandSession(asyncssh.SSHClientSession[bytes]):
 
     def eof_received(self) -> bool:
         """The command's output has ended; its input may go on."""
+        self._is_output_over = True
+        if self.ended.is_set():
+            self.over.set()
         return True
 
     def exit_status_received(self, status: int) -> None:
@@ -146,11 +159,23 @@ class CommandSession(asyncssh.SSHClientSession[bytes]):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The channel has closed, or the connection has."""
+        self._is_output_over = True
         self._end()
         self.closed.set()
+        if self._when_closed is not None:
+            _turns_later(self._when_closed)
+
+    def when_closed(self, callback: Callable[[], None]) -> None:
+        """Have *callback* called when the channel is closed, and the host has had a moment to see that it is."""
+        if self.closed.is_set():
+            _turns_later(callback)
+        else:
+            self._when_closed = callback
 
     def _end(self) -> None:
         self.ended.set()
+        if self._is_output_over:
+            self.over.set()
         self.writable.set()
         if self.gate is not None:
             self.gate.news.set()
@@ -199,10 +224,11 @@ class Process:
             PrivilegeDenied: sudo or su did not run the command.
         """
         try:
-            async with asyncio.timeout_at(self._deadline):
-                await self._pass_gate()
-                await self._feed()
-                await self.session.ended.wait()
+            if self._deadline is None:
+                await self._talk()
+            else:
+                async with asyncio.timeout_at(self._deadline):
+                    await self._talk()
         except TimeoutError:
             if not self.has_ended():
                 raise self.request.late(self.record()) from None
@@ -216,6 +242,14 @@ class Process:
             )
         self._check_gate(record)
         return record
+
+    async def _talk(self) -> None:
+        """Say what is to be said, until the command ends."""
+        if self.session.gate is not None:
+            await self._pass_gate(self.session.gate)
+        if self.request.has_input:
+            await self._feed()
+        await self.session.ended.wait()
 
     async def _finish_sink(self, record: Completed) -> None:
         """Wait until standard output is written to its file.
@@ -231,15 +265,13 @@ class Process:
             error.completed, error.changed, error.outcome = record, None, "completed"
             raise
 
-    async def _pass_gate(self) -> None:
+    async def _pass_gate(self, gate: Gate) -> None:
         """Give the password when sudo or su asks, and wait until the command begins.
 
         Raises:
             PrivilegeDenied: There is no password to give, or it is wrong.
         """
-        gate, answered = self.session.gate, 0
-        if gate is None:
-            return
+        answered = 0
         clock = asyncio.get_running_loop().time
         until = clock() + PATIENCE
         while not gate.is_open and not self.session.ended.is_set():
@@ -316,14 +348,15 @@ class Process:
 
     async def _drain(self) -> None:
         """Take the output that is still on its way once the command has ended."""
-        clock = asyncio.get_running_loop().time
-        until = clock() + DRAIN_MOST
-        self.session.received = clock()
-        while not self.session.closed.is_set():
-            wait = min(self.session.received + DRAIN_QUIET, until) - clock()
-            if wait <= 0:
-                break
-            await _happens(self.session.closed, wait)
+        if not self.session.over.is_set():
+            clock = asyncio.get_running_loop().time
+            until = clock() + DRAIN_MOST
+            self.session.received = clock()
+            while not self.session.over.is_set():
+                wait = min(self.session.received + DRAIN_QUIET, until) - clock()
+                if wait <= 0:
+                    break
+                await _happens(self.session.over, wait)
         self.channel.close()
 
     async def end(self) -> bool:
@@ -367,6 +400,13 @@ async def _pieces(data: bytes | AsyncIterable[bytes] | None) -> AsyncGenerator[b
         view = memoryview(data)
         for start in range(0, len(view), _CHUNK):
             yield bytes(view[start : start + _CHUNK])
+
+
+def _turns_later(callback: Callable[[], None], turns: int = MOMENT) -> None:
+    if turns:
+        asyncio.get_running_loop().call_soon(_turns_later, callback, turns - 1)
+    else:
+        callback()
 
 
 async def _happens(event: asyncio.Event, seconds: float) -> bool:

@@ -57,6 +57,16 @@ class Request:
         return None if self.who is None else Gate(self.who, Marks())
 
     @property
+    def has_input(self) -> bool:
+        """Whether something is to be sent to it: input, or a password."""
+        return self.stdin is not None or self.who is not None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether its session has no options."""
+        return not self.session and not self.terminal
+
+    @property
     def is_bare(self) -> bool:
         """Whether sudo runs the program itself: it may be all that it allows."""
         is_sudo = self.who is not None and self.who.method == "sudo"

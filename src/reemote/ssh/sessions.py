@@ -23,6 +23,9 @@ PATIENCE = 3.0
 """Seconds to try on for a session that is refused while none of ours is open: a session that has
 just ended may still count for a moment."""
 
+CLOSING = 2.0
+"""Seconds that a session's place is kept for it while the host does not say that it is closed."""
+
 GOODBYE = 1.0
 """Seconds that a host's SFTP server has to end when it is told to."""
 
@@ -40,8 +43,16 @@ class Sessions:
         self._gone = gone
 
     @asynccontextmanager
-    async def open(self, attempt: Callable[[], Awaitable[T]], spare: Callable[[], Awaitable[None]]) -> AsyncIterator[T]:
+    async def open(
+        self,
+        attempt: Callable[[], Awaitable[T]],
+        spare: Callable[[], Awaitable[None]],
+        closed: Callable[[T, Callable[[], None]], None] = lambda _, give: give(),
+    ) -> AsyncIterator[T]:
         """Open a session by *attempt* and hold its place until the end of the context.
+
+        A session that may not be closed by then keeps its place until *closed* calls what it is given, but not for
+        longer than :data:`CLOSING`.
 
         Where the host refuses a session, its limit is lower than ours: we learn it, and wait for one
         of ours to end. *spare* gives up what can be.
@@ -71,7 +82,21 @@ class Sessions:
         try:
             yield opened
         finally:
-            places.give()
+            closed(opened, self._giver())
+
+    def _giver(self) -> Callable[[], None]:
+        """Make a function that gives a place back: when it is called, or else after a while, and once only."""
+        timer: asyncio.TimerHandle | None = None
+
+        def give() -> None:
+            nonlocal timer
+            if timer is not None:
+                timer.cancel()
+                timer = None
+                self.places.give()
+
+        timer = asyncio.get_running_loop().call_later(CLOSING, give)
+        return give
 
 
 class SharedSftp:
