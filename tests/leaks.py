@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import gc
 import os
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,31 @@ async def eventually(condition: Callable[[], object], seconds: float = 10) -> No
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.005)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and waits for its parent does not."""
+    try:
+        os.kill(pid, 0)
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except ProcessLookupError:
+        return False
+    except FileNotFoundError:  # it went in between, or there is no /proc on this system
+        return not Path("/proc/self").exists()
+    return state not in "ZX"
+
+
+def living(pids: Iterable[int]) -> list[int]:
+    """Give those of some processes that run."""
+    return [pid for pid in pids if alive(pid)]
+
+
+def wait_dead(pids: Sequence[int], seconds: float = 10) -> None:
+    """Wait for the end of processes."""
+    deadline = time.monotonic() + seconds
+    while living(pids) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert living(pids) == []
 
 
 def open_files() -> int:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -35,6 +32,7 @@ from reemote.sftp import Isfile, Read, Write
 from reemote.system import Callback, Return
 from reemote.testing import Fake, sandbox
 from tests.leaks import eventually
+from tests.measured import answer_of
 from tests.openssh import UserSshd
 from tests.ssh.hosts import inventory
 
@@ -388,19 +386,16 @@ async def test_what_reemote_runs_for_itself_is_not_told() -> None:
 
 
 SLOW = """
-import asyncio, json, resource, sys, time
+import asyncio, json, time
 from reemote.events import EventsDropped, HostFinished, OutputLine, RunFinished
 from reemote.execute import execute
 from reemote.host import Shell
 from reemote.system import Return
+from tests.measured import asked, measuring
 
-options, kind, size = json.loads(sys.argv[1])
-with open(options["known_hosts"], "rb") as file:
-    options["known_hosts"] = file.read()
-hosts = {"hosts": [{"connection": options}]}
+hosts, kind, size = asked()
 command = f"yes 'a line of a flood that nobody can read as it comes' | head -n {size}; echo the end"
 heard = {"lines": 0, "dropped": 0, "last": ""}
-lag = 0.0
 
 class Root:
     async def execute(self):
@@ -425,25 +420,15 @@ async def stuck(event):
     await free.wait()
     note(event)
 
-async def watch():
-    global lag
-    while True:
-        before = time.perf_counter()
-        await asyncio.sleep(0.01)
-        lag = max(lag, time.perf_counter() - before - 0.01)
-
 async def main():
     global free, start
     free = asyncio.Event()
     await execute(lambda: Shell(cmd="true"), hosts)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    watching = asyncio.create_task(watch())
-    start = time.perf_counter()
-    listener = {"blocking": blocking, "stuck": stuck, "none": None}[kind]
-    [response] = await execute(Root, hosts, on_event=listener)
-    watching.cancel()
-    growth = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    print(json.dumps({**heard, "growth": growth, "lag": lag, "size": response["value"]}))
+    listener = {"blocking": blocking, "stuck": stuck}[kind]
+    async with measuring() as found:
+        start = time.perf_counter()
+        [response] = await execute(Root, hosts, on_event=listener)
+    print(json.dumps({**heard, **found, "size": response["value"]}))
 
 asyncio.run(main())
 """
@@ -453,18 +438,8 @@ asyncio.run(main())
 @pytest.mark.parametrize("kind", ["blocking", "stuck"])
 def test_a_slow_listener_holds_no_host_up(user_sshd: UserSshd, kind: str) -> None:
     """It misses much of the output, is told how much, and costs neither time nor memory."""
-
-    def measured(kind: str) -> dict[str, Any]:
-        asked = json.dumps([user_sshd.connection(), kind, lines])
-        done = subprocess.run(
-            [sys.executable, "-W", "error", "-c", SLOW, asked], capture_output=True, text=True, timeout=80, check=False
-        )
-        assert done.stderr == ""
-        answer: dict[str, Any] = json.loads(done.stdout)
-        return answer
-
     lines = 500_000
-    found = measured(kind)
+    found = answer_of(SLOW, user_sshd.connection(), kind, lines)
     assert 0 <= found["lines"] + found["dropped"] - lines - 1 <= 4  # the events that are no lines may be dropped, too
     assert found["last"] == "the end"
     assert found["dropped"] > 400_000

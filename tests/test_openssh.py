@@ -17,6 +17,7 @@ from pathlib import Path
 import asyncssh
 import pytest
 
+from tests.leaks import living, wait_dead
 from tests.openssh import RootWorld, ServerFailed, UserSshd
 from tests.openssh_fixtures import MakeUserSshd, MakeWorld
 
@@ -36,22 +37,6 @@ LOGIN = textwrap.dedent(
     asyncio.run(main())
     """
 )
-
-
-def alive(pids: list[int]) -> list[int]:
-    found = []
-    for pid in pids:
-        with contextlib.suppress(OSError):
-            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX":
-                found.append(pid)
-    return found
-
-
-def wait_dead(pids: list[int]) -> None:
-    deadline = time.monotonic() + 5
-    while alive(pids) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert alive(pids) == []
 
 
 @contextlib.contextmanager
@@ -143,7 +128,7 @@ async def test_a_frozen_server_stops(make_user_sshd: MakeUserSshd) -> None:
         server.freeze()
         pids = server.pids
         server.stop()
-    assert alive(pids) == []
+    assert living(pids) == []
 
 
 async def test_max_sessions(make_user_sshd: MakeUserSshd) -> None:
@@ -233,7 +218,7 @@ async def test_stop_leaves_nothing_and_start_comes_back(make_user_sshd: MakeUser
         with fast():
             server.stop()
             server.stop()
-        assert alive(pids) == []
+        assert living(pids) == []
     assert not server.running
     port = server.port
     with fast():
@@ -379,7 +364,7 @@ def test_a_machine_goes_down_and_comes_back(make_world: MakeWorld) -> None:
     world = make_world("alpha", "beta")
     pids = world["alpha"].pids
     world["alpha"].stop()
-    assert alive(pids) == []
+    assert living(pids) == []
     command = [sys.executable, "-c", LOGIN, "hostname"]
     assert "ConnectionRefusedError" in world.run([*command, "alpha"]).stderr
     assert world.run([*command, "beta"]).stdout == "beta\n"
@@ -415,7 +400,7 @@ def test_stopping_a_world_leaves_nothing(make_world: MakeWorld) -> None:
     with fast():
         world.stop()
         world.stop()
-    assert alive(pids) == []
+    assert living(pids) == []
     with fast():
         world.start()
     assert world.run([sys.executable, "-c", LOGIN, "hostname", "server2"]).stdout == "server2\n"

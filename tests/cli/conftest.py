@@ -133,15 +133,6 @@ def eventually(condition: Callable[[], object], seconds: float = 15) -> None:
         time.sleep(0.01)
 
 
-def alive(pid: int) -> bool:
-    """Whether a process runs; one that has ended and waits for its parent does not."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state not in "ZX"
-
-
 def plain(**more: str) -> dict[str, str]:
     """The environment, without what decides on colours."""
     return {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR")} | more

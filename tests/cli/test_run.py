@@ -19,7 +19,8 @@ from typing import Any
 
 import pytest
 
-from tests.cli.conftest import Cli, Start, alive, eventually, plain
+from tests.cli.conftest import Cli, Start, eventually, plain
+from tests.leaks import alive
 from tests.programs import Fleet
 
 Write = Callable[[str, str], Path]

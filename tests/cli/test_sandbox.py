@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Cli, Start, alive
+from tests.cli.conftest import Cli, Start
+from tests.leaks import alive
 from tests.programs import run_program
 
 pytestmark = pytest.mark.slow

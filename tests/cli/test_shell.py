@@ -13,7 +13,8 @@ import click
 import pytest
 
 from reemote.cli import main as cli_main
-from tests.cli.conftest import Cli, Start, Terminal, alive, eventually, plain
+from tests.cli.conftest import Cli, Start, Terminal, eventually, plain
+from tests.leaks import alive
 from tests.programs import ROOT, Fleet
 
 ONE = ("-l", "server104")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import shlex
 import signal
@@ -20,27 +19,12 @@ from tests.lab import image
 from tests.lab.fixtures import MakeLab
 from tests.lab.hosts import USERS, Host, Lab
 from tests.lab.packages import Package, Repository, installed
+from tests.leaks import living, wait_dead
 from tests.openssh import User
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-
-
-def alive(pids: list[int]) -> list[int]:
-    found = []
-    for pid in pids:
-        with contextlib.suppress(OSError):
-            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX":
-                found.append(pid)
-    return found
-
-
-def wait_dead(pids: list[int]) -> None:
-    deadline = time.monotonic() + 10
-    while alive(pids) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert alive(pids) == []
 
 
 async def ask(host: Host, user: str, command: str, text: str = "", *, tty: bool = False) -> tuple[int | None, str]:
@@ -211,7 +195,7 @@ async def test_a_host_comes_back_fresh(make_lab: MakeLab) -> None:
     with lab.network():
         assert (await ask(host, "keyed", "hostname"))[0] == 0
         host.stop()
-        assert alive(pids) == []
+        assert living(pids) == []
         with pytest.raises(OSError):
             await asyncssh.connect(**host.login(), connect_timeout=1)
         assert (await ask(other, "keyed", "hostname")) == (0, "server105")
@@ -233,7 +217,7 @@ async def test_stopping_a_lab_leaves_nothing(make_lab: MakeLab) -> None:
     assert len(pids) > 10
     lab.stop()
     lab.stop()
-    assert alive(pids) == []
+    assert living(pids) == []
     connection.abort()
     await connection.wait_closed()
     assert Path("/proc/self/mountinfo").read_text() == mounts

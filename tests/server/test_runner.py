@@ -12,8 +12,7 @@ import httpx2
 import pytest
 
 from reemote.testing import Sandbox
-from tests.cli.conftest import alive
-from tests.leaks import eventually
+from tests.leaks import alive, eventually
 from tests.server.serving import Served, serving, write_inventory
 
 HOSTS = ("server104", "server105")

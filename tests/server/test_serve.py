@@ -22,7 +22,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.cli.conftest import alive, eventually
+from tests.cli.conftest import eventually
+from tests.leaks import alive
 from tests.openssh import RootWorld
 from tests.programs import Fleet
 from tests.server.starter import Program, Starter

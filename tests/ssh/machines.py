@@ -14,6 +14,7 @@ import pytest
 from reemote.core.response import Response, Responses
 from reemote.execute import execute
 from reemote.inventory import Inventory
+from reemote.system import Return
 from tests.openssh import Machine, Option, RootWorld, User, why_no_world
 
 ALL = "ALL=(ALL:ALL) ALL"
@@ -109,6 +110,19 @@ class Site:
             else:
                 there.write_bytes(before[0])
                 there.chmod(before[1] & 0o7777)
+
+
+class Steps:
+    """Steps one after the other; the value is their responses."""
+
+    def __init__(self, *steps: Any) -> None:
+        self.steps = steps
+
+    async def execute(self) -> Any:
+        answers = []
+        for step in self.steps:
+            answers.append((yield step))
+        yield Return(value=answers)
 
 
 @contextlib.contextmanager

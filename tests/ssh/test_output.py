@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import resource
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ from reemote.ssh.request import KEPT
 from reemote.ssh.sink import Sink
 from reemote.system import Return
 from reemote.testing import sandbox
+from tests.measured import answer_of
 from tests.openssh import UserSshd
 from tests.ssh.hosts import inventory, only
 
@@ -73,34 +72,20 @@ def test_of_a_flood_no_more_than_twice_as_much_is_in_memory() -> None:
 
 
 BIG = """
-import asyncio, hashlib, json, resource, sys, time
-from pathlib import Path
+import asyncio, json
 from reemote.execute import execute
 from reemote.host import Shell
+from tests.measured import asked, measuring
 
-options, command, arguments = json.loads(sys.argv[1])
-with open(options["known_hosts"], "rb") as file:
-    options["known_hosts"] = file.read()
-hosts = {"hosts": [{"connection": options}]}
-lag = 0.0
-
-async def watch():
-    global lag
-    while True:
-        before = time.perf_counter()
-        await asyncio.sleep(0.01)
-        lag = max(lag, time.perf_counter() - before - 0.01)
+hosts, command, arguments = asked()
 
 async def main():
     await execute(lambda: Shell(cmd="true"), hosts)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    watching = asyncio.create_task(watch())
-    [response] = await execute(lambda: Shell(cmd=command, **arguments), hosts)
-    watching.cancel()
-    growth = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    async with measuring() as found:
+        [response] = await execute(lambda: Shell(cmd=command, **arguments), hosts)
     record = response["value"]
     extra = {name: record.get(name) for name in ("truncated", "stdout_size", "stderr_size")}
-    print(json.dumps([response["error"], record["exit_status"], extra, growth, lag,
+    print(json.dumps([response["error"], record["exit_status"], extra, found["growth"], found["lag"],
                       record["stdout"][:50], record["stdout"][-50:], len(record["stdout"])]))
 
 asyncio.run(main())
@@ -109,12 +94,7 @@ asyncio.run(main())
 
 def big(server: UserSshd, command: str, **arguments: Any) -> tuple[dict[str, Any], float, float, str, str, int]:
     """Run a command in a process of its own; give the sizes, MiB of memory that it took, and the worst lag."""
-    asked = json.dumps([server.connection(), command, arguments])
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", BIG, asked], capture_output=True, text=True, timeout=80, check=False
-    )
-    assert done.stderr == ""
-    error, status, sizes, growth, lag, head, tail, length = json.loads(done.stdout)
+    error, status, sizes, growth, lag, head, tail, length = answer_of(BIG, server.connection(), command, arguments)
     assert (error, status) == (False, 0)
     return sizes, growth, lag, head, tail, length
 

@@ -34,7 +34,7 @@ from reemote.ssh.pool import loop_pool
 from reemote.ssh.wire import Become, Marks
 from reemote.system import Return
 from tests.openssh import Machine, User
-from tests.ssh.machines import ALL, SU, SUDO, SUDOERS, USERS, Site, started
+from tests.ssh.machines import ALL, SU, SUDO, SUDOERS, USERS, Site, Steps, started
 
 MARKS = Marks(start="S" * 8, prompt="PROMPT-9", open="O" * 8)
 
@@ -958,16 +958,6 @@ async def test_nobody_sees_a_password(tmp_path: Path, caplog: pytest.LogCaptureF
         Shell(cmd="sleep 30", su=True, timeout=0.3),
     ]
 
-    class Each:
-        def __init__(self, steps: list[Any]) -> None:
-            self.steps = steps
-
-        async def execute(self) -> Any:
-            answers = []
-            for step in self.steps:
-                answers.append((yield step))
-            yield Return(value=answers)
-
     caplog.set_level(logging.DEBUG)
     asyncssh.set_debug_level(2)
     try:
@@ -984,10 +974,10 @@ async def test_nobody_sees_a_password(tmp_path: Path, caplog: pytest.LogCaptureF
                     "login": site.host("user", connection={"host": "login", **login}),
                 }
                 each = [
-                    Each(steps),
-                    Each([[steps[1], steps[2], steps[5]]]),
-                    Each([steps[1], steps[7]]),
-                    Each([Shell(cmd="true")]),
+                    Steps(*steps),
+                    Steps([steps[1], steps[2], steps[5]]),
+                    Steps(steps[1], steps[7]),
+                    Steps(Shell(cmd="true")),
                 ]
                 responses = await site.every(iter(each).__next__, *hosts.values())
             await (await loop_pool()).close()

@@ -39,7 +39,7 @@ from reemote.sftp import (
     Write,
 )
 from reemote.system import Return
-from tests.ssh.machines import SU, SUDO, Site, started
+from tests.ssh.machines import SU, SUDO, Site, Steps, started
 
 pytestmark = pytest.mark.slow
 
@@ -64,19 +64,6 @@ def place(site: Site) -> Iterator[Path]:
     site.machine.run(["mkdir", "-m", "700", "/root/place"]).check_returncode()
     yield site.machine.path("/root/place")
     site.machine.run(["rm", "-rf", "/root/place"]).check_returncode()
-
-
-class Steps:
-    """Steps one after the other; the value is their responses."""
-
-    def __init__(self, *steps: Any) -> None:
-        self.steps = steps
-
-    async def execute(self) -> Any:
-        answers = []
-        for step in self.steps:
-            answers.append((yield step))
-        yield Return(value=answers)
 
 
 async def done(site: Site, *steps: Any, user: str = "user", **known: Any) -> list[Response[Any]]:

@@ -19,7 +19,7 @@ import asyncssh
 import pytest
 
 from reemote.ssh.server import SandboxServer
-from tests.leaks import eventually
+from tests.leaks import alive, eventually
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
@@ -33,18 +33,6 @@ def connect(server: SandboxServer, **options: Any) -> Any:
         "known_hosts": None, "config": None, "connect_timeout": 10,
     }  # fmt: skip
     return asyncssh.connect(server.address, server.port, **{**defaults, **options})
-
-
-def alive(pid: int) -> bool:
-    """Return whether a process runs; one that has ended and waits for its parent does not."""
-    try:
-        os.kill(pid, 0)
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except ProcessLookupError:
-        return False
-    except FileNotFoundError:  # it went in between, or there is no /proc on this system
-        return not Path("/proc/self").exists()
-    return state not in "ZX"
 
 
 @pytest.fixture
