@@ -13,7 +13,7 @@ from typing import Any
 import httpx2
 import pytest
 from fastapi.exceptions import RequestValidationError
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from starlette.requests import Request
@@ -34,8 +34,11 @@ SERVED = [(name, operation) for name, operation in catalogue.catalogue() if oper
 every_operation = pytest.mark.parametrize(
     ("name", "operation"), SERVED, ids=[f"{name}.{operation.__name__}" for name, operation in SERVED]
 )
+EXAMPLES, TOGETHER = 150, 25
+"""Requests for each operation, and how many are made up at a time: that takes longer than to send them."""
+
 generated = settings(
-    max_examples=150,
+    max_examples=EXAMPLES // TOGETHER,
     deadline=None,
     derandomize=True,
     database=None,
@@ -94,6 +97,11 @@ def some_of(values: dict[str, st.SearchStrategy[Any]], needed: set[str]) -> st.S
             )
         )
     )
+
+
+def several(one: st.SearchStrategy[Any]) -> st.SearchStrategy[list[Any]]:
+    """Values of a strategy, no two of them alike."""
+    return st.lists(one, min_size=TOGETHER, max_size=TOGETHER, unique_by=repr)
 
 
 def is_converted(operation: Operation[Any], given: dict[str, Any]) -> bool:
@@ -214,10 +222,9 @@ def test_a_body_and_the_constructor_agree(name: str, operation: type[Operation[A
         values[key] = either(st.just(value), values[key])
     taken = refused = 0
 
-    @generated
-    @given(some_of(values, set(enough(name, operation))))
     def agree(given: dict[str, Any]) -> None:
         nonlocal taken, refused
+        note(f"{given}")
         made = constructed(operation, given)
         asked = sent.request(name, operation, json=given)
         if asked is not None:
@@ -230,7 +237,13 @@ def test_a_body_and_the_constructor_agree(name: str, operation: type[Operation[A
             assert is_converted(made, given), "the request refuses it"
         refused += made is None
 
-    agree()
+    @generated
+    @given(several(some_of(values, set(enough(name, operation)))))
+    def all_agree(several: list[dict[str, Any]]) -> None:
+        for each in several:
+            agree(each)
+
+    all_agree()
     assert taken > 10
     assert refused > 10
 
@@ -243,9 +256,8 @@ def test_a_query_and_the_constructor_agree(name: str, operation: type[Operation[
         p.name: st.lists(texts, min_size=1, max_size=3) if is_list(p) else texts for p in found
     }
 
-    @generated
-    @given(some_of(values, {p.name for p in found if p.required}))
     def agree(given: dict[str, Any]) -> None:
+        note(f"{given}")
         made = constructed(operation, given)
         asked = sent.request(name, operation, params=given)
         assert (asked is None) == (made is None)
@@ -253,7 +265,13 @@ def test_a_query_and_the_constructor_agree(name: str, operation: type[Operation[
             assert values_of(asked) == values_of(made)
             assert asked.model_fields_set == made.model_fields_set
 
-    agree()
+    @generated
+    @given(several(some_of(values, {p.name for p in found if p.required})))
+    def all_agree(several: list[dict[str, Any]]) -> None:
+        for each in several:
+            agree(each)
+
+    all_agree()
 
 
 @pytest.mark.parametrize(("length", "is_taken"), [(131_071, True), (131_072, False)])
