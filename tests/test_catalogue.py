@@ -7,13 +7,15 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
+from pydantic.fields import FieldInfo
 
 from reemote.core import catalogue as module_under_test
 from reemote.core.catalogue import (
+    Parameter,
     catalogue,
     module,
     module_names,
@@ -81,6 +83,29 @@ def test_each_parameter_has_a_schema_or_is_known_to_be_for_python_only(
 ) -> None:
     without = {parameter.name for parameter in parameters(operation) if parameter.schema is None}
     assert without == {parameter for *where, parameter in PYTHON_ONLY if where == [name, operation.__name__]}
+
+
+@pytest.mark.parametrize(
+    ("annotation", "expected"),
+    [
+        (list[str], {"type": "array", "items": {"type": "string"}}),
+        (str | int, {"anyOf": [{"type": "string"}, {"type": "integer"}]}),
+        (int | str, {"anyOf": [{"type": "integer"}, {"type": "string"}]}),
+        (Literal["a", "b"], {"type": "string", "enum": ["a", "b"]}),
+        (Literal["b", "a"], {"type": "string", "enum": ["b", "a"]}),
+        (Annotated[int, Field(json_schema_extra={"x": []})], {"type": "integer", "x": []}),
+        (Callable[[], int], None),
+    ],
+    ids=str,
+)
+def test_each_parameter_has_a_schema_of_its_own(annotation: Any, expected: dict[str, Any] | None) -> None:
+    """Also where types are equal but for the order in which they are written, or cannot be a key of a dictionary."""
+    field = FieldInfo(annotation=annotation)
+    one = Parameter.of("one", field)
+    assert one.schema == expected
+    if one.schema is not None:
+        one.schema.clear()
+    assert Parameter.of("other", field).schema == expected
 
 
 @every_operation

@@ -15,14 +15,13 @@ import pytest
 from reemote.cli import main as cli_main
 from reemote.cli import operations as module_under_test
 from reemote.cli.operations import Command, command_name, group
-from reemote.cli.parameters import has_command
 from reemote.core import catalogue
 from reemote.core.catalogue import Parameter, module_names, module_summary, parameters
 from reemote.core.operation import Operation
 from tests.cli.conftest import Cli
 from tests.programs import Fleet
 
-ALL = [(name, operation) for name, operation in catalogue.catalogue() if has_command(operation)]
+ALL = [(name, operation) for name, operation in catalogue.catalogue() if catalogue.is_writable(operation)]
 every_operation = pytest.mark.parametrize(
     ("name", "operation"), ALL, ids=[f"{name}.{command_name(operation)}" for name, operation in ALL]
 )

@@ -12,14 +12,14 @@ from ..core.errors import CatalogueError
 from ..core.operation import Operation
 from .hosts import given, options
 from .main import Refused
-from .parameters import accepted, example, has_command, made, option, plain, values
+from .parameters import example, made, option, plain, values
 from .reporting import carry_out
 
 
 def group(name: str) -> click.Group:
     """Make the command that has the operations of a module as its subcommands."""
     try:
-        found = [operation for operation in catalogue.operations(name) if has_command(operation)]
+        found = [operation for operation in catalogue.operations(name) if catalogue.is_writable(operation)]
         summary = catalogue.module_summary(name)
     except CatalogueError as error:
         raise Refused(str(error)) from error
@@ -72,7 +72,7 @@ class Command(click.Command):
     """An operation as a command: its parameters are options, besides those of all commands for hosts."""
 
     def __init__(self, module: str, operation: type[Operation[Any]]) -> None:
-        own = [option(parameter) for parameter in accepted(operation)]
+        own = [option(parameter) for parameter in catalogue.writable_parameters(operation)]
         taken = {name for each in own for name in (*each.opts, *each.secondary_opts)}
         self.own = own
         self.operation = operation

@@ -48,16 +48,6 @@ class _Json(click.ParamType):  # type: ignore[type-arg]  # it is generic in the 
             self.fail("it is nested too deeply", param, ctx)
 
 
-def accepted(operation: type[Operation[Any]]) -> list[Parameter]:
-    """Give the parameters of *operation* that can be written: those that need no Python object."""
-    return [parameter for parameter in catalogue.parameters(operation) if parameter.schema is not None]
-
-
-def has_command(operation: type[Operation[Any]]) -> bool:
-    """Whether no parameter that is needed exists in Python only, as a function does."""
-    return not any(p.required and p.schema is None for p in catalogue.parameters(operation))
-
-
 def option(parameter: Parameter) -> click.Option:
     """Make the option for a parameter."""
     long = option_name(parameter.name)
@@ -84,7 +74,7 @@ def option_name(parameter: str) -> str:
 def values(operation: type[Operation[Any]], options: Mapping[str, Any]) -> dict[str, Any]:
     """Give the arguments that *options* stand for; what was not given is left to the operation."""
     found: dict[str, Any] = {}
-    for parameter in accepted(operation):
+    for parameter in catalogue.writable_parameters(operation):
         value = options[f"{_PREFIX}{parameter.name}"]
         kinds = _kinds(parameter)
         if _item(kinds) is None:
@@ -114,7 +104,7 @@ def made(operation: type[Made], given: Mapping[str, Any], names: Mapping[str, st
 def example(operation: type[Operation[Any]]) -> str:
     """Write options with which the operation could be called."""
     words: list[str] = []
-    for parameter in accepted(operation):
+    for parameter in catalogue.writable_parameters(operation):
         if parameter.required:
             shown = parameter.examples[0] if parameter.examples else None
             words += _example(parameter, shown)

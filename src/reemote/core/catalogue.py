@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -105,6 +106,23 @@ class _Schema(GenerateJsonSchema):
         super().emit_warning(kind, detail)
 
 
+def _schema(annotation: Any) -> dict[str, Any] | None:
+    """Give the JSON schema of a type, or nothing where it exists in Python only."""
+    try:
+        return deepcopy(_made_schema(annotation, repr(annotation)))
+    except TypeError:  # what cannot be a key is described each time
+        return _made_schema.__wrapped__(annotation, "")
+
+
+@cache
+def _made_schema(annotation: Any, _: str) -> dict[str, Any] | None:
+    """Make it, once for each type; of those that are equal, each way to write it has an order of its own."""
+    try:
+        return TypeAdapter(annotation).json_schema(schema_generator=_Schema)
+    except PydanticInvalidForJsonSchema:
+        return None
+
+
 @dataclass(frozen=True)
 class Parameter:
     """One parameter of an operation, as a person or a machine has to know it."""
@@ -122,10 +140,7 @@ class Parameter:
     def of(cls, name: str, field: FieldInfo) -> Parameter:
         """Read one field of an operation."""
         annotation: Any = field.rebuild_annotation() if field.metadata else field.annotation
-        try:
-            schema = TypeAdapter(annotation).json_schema(schema_generator=_Schema)
-        except PydanticInvalidForJsonSchema:
-            schema = None
+        schema = _schema(annotation)
         if schema is not None and isinstance(field.json_schema_extra, dict):
             schema |= field.json_schema_extra
         default = None if field.is_required() else field.get_default(call_default_factory=True)
@@ -147,6 +162,18 @@ def parameters(operation: type[Operation[Any]]) -> tuple[Parameter, ...]:
         return (parameter.name in shared) + (parameter.name in general), not parameter.required
 
     return tuple(sorted(found, key=rank))
+
+
+@cache
+def writable_parameters(operation: type[Operation[Any]]) -> tuple[Parameter, ...]:
+    """Give the parameters of *operation* that can be written: those that need no Python object."""
+    return tuple(parameter for parameter in parameters(operation) if parameter.schema is not None)
+
+
+@cache
+def is_writable(operation: type[Operation[Any]]) -> bool:
+    """Whether no parameter that is needed exists in Python only, as a function does."""
+    return not any(parameter.required and parameter.schema is None for parameter in parameters(operation))
 
 
 def summary(operation: type[Operation[Any]]) -> str:

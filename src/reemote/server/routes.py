@@ -86,7 +86,7 @@ def router(runner: Runner) -> APIRouter:
     for name, operation in catalogue.catalogue():
         if name in RESERVED:
             raise CatalogueError(f"the operations {name!r} cannot be served: the API itself has that path")
-        if not _is_callable_over_http(operation):
+        if not catalogue.is_writable(operation):
             continue
         parameters = accepted(operation)
         routes.add_api_route(
@@ -112,15 +112,10 @@ def answer(name: str, operation: type[Operation[Any]]) -> Any:
     return list[done | Failed]
 
 
-def _is_callable_over_http(operation: type[Operation[Any]]) -> bool:
-    """Whether no parameter that is needed exists in Python only, as a function does."""
-    return not any(p.required and p.schema is None for p in catalogue.parameters(operation))
-
-
 @cache
 def accepted(operation: type[Operation[Any]]) -> tuple[Parameter, ...]:
     """Give the parameters that a request for *operation* may have."""
-    found = [p for p in catalogue.parameters(operation) if p.schema is not None]
+    found = list(catalogue.writable_parameters(operation))
     if not any(p.name == "timeout" for p in found):
         found.append(Parameter.of("timeout", _Limit.model_fields["timeout"]))
     return tuple(found)
@@ -133,14 +128,11 @@ def _in_query(operation: type[Operation[Any]]) -> dict[str, bool]:
 
 
 def _endpoint(name: str, operation: type[Operation[Any]], runner: Runner) -> Callable[..., Awaitable[Response]]:
-    """Make the function that answers requests for an operation."""
-    in_query = _in_query(operation)
-    query_model = _query_model(name, operation)
-    body_model = _body_model(name, operation)
+    """Make the function that answers requests for an operation; its models are made when they are first needed."""
 
     async def call(request: Request) -> Response:
-        query = _from_query(request, in_query, query_model)
-        body = await _from_body(request, body_model)
+        query = _from_query(request, _in_query(operation), _query_model(name, operation))
+        body = await _from_body(request, _body_model(name, operation))
         given = {**query, **body}
         seconds = None if "timeout" in operation.model_fields else _limit(given, body)
         made = _make(operation, given, body)
@@ -251,11 +243,9 @@ def query_reader(name: str, operation: type[Asked]) -> Callable[..., tuple[Asked
 
     It takes the request, and what the operation has besides them; it gives the operation and the time limit.
     """
-    in_query = _in_query(operation)
-    query_model = _query_model(name, operation)
 
     def read(request: Request, **more: Any) -> tuple[Asked, float | None]:
-        given = _from_query(request, in_query, query_model)
+        given = _from_query(request, _in_query(operation), _query_model(name, operation))
         seconds = _limit(given, {})
         return _make(operation, {**given, **more}, {}), seconds
 
