@@ -59,6 +59,7 @@ SUDO_LOG = "/var/log/sudo.log"
 """Where sudo on the hosts writes what it did and refused."""
 
 _GATEWAY = "10.0.255.254"
+_GATEWAY_HARDWARE = "02:00:0a:00:ff:fe"
 _ACCOUNTABLE = 254 * 256
 _DEVICE = "eth0"
 _BRIDGE = "lab"
@@ -325,8 +326,10 @@ class Lab(RootWorld):
         return {name: f"10.0.{number // 256}.{number % 256}" for name, number in _numbers(names, _ACCOUNTABLE).items()}
 
     def _network(self) -> str:
+        # Left to itself a bridge has the address of one of its ports, and another one when that host has ended.
         return (
-            f"ip link add {_BRIDGE} type bridge\nip address add {_GATEWAY}/16 dev {_BRIDGE}\nip link set {_BRIDGE} up\n"
+            f"ip link add {_BRIDGE} address {_GATEWAY_HARDWARE} type bridge\n"
+            f"ip address add {_GATEWAY}/16 dev {_BRIDGE}\nip link set {_BRIDGE} up\n"
         )
 
     def _do(self, command: Sequence[str], text: str = "") -> str:
