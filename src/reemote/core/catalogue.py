@@ -21,6 +21,7 @@ from pydantic.fields import FieldInfo
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaWarningKind
 from typing_extensions import NoDefault
 
+from .descriptions import describe
 from .errors import CatalogueError
 from .operation import Operation
 
@@ -137,14 +138,14 @@ class Parameter:
     examples: tuple[Any, ...] = ()
 
     @classmethod
-    def of(cls, name: str, field: FieldInfo) -> Parameter:
-        """Read one field of an operation."""
+    def of(cls, name: str, field: FieldInfo, text: str | None = None) -> Parameter:
+        """Read one field; *text* says what it is, if the field does not."""
         annotation: Any = field.rebuild_annotation() if field.metadata else field.annotation
         schema = _schema(annotation)
         if schema is not None and isinstance(field.json_schema_extra, dict):
             schema |= field.json_schema_extra
         default = None if field.is_required() else field.get_default(call_default_factory=True)
-        help_text, examples = field.description or "", tuple(field.examples or ())
+        help_text, examples = text or field.description or "", tuple(field.examples or ())
         return cls(name, annotation, field.is_required(), default, help_text, schema, examples)
 
 
@@ -156,7 +157,7 @@ def parameters(operation: type[Operation[Any]]) -> tuple[Parameter, ...]:
     """
     general = set(Operation.model_fields)
     shared = {name for base in operation.__mro__ if base.__module__.startswith(_CORE) for name in get_annotations(base)}
-    found = [Parameter.of(name, field) for name, field in operation.model_fields.items()]
+    found = [Parameter.of(name, field, describe(operation, name)) for name, field in operation.model_fields.items()]
 
     def rank(parameter: Parameter) -> tuple[int, bool]:
         return (parameter.name in shared) + (parameter.name in general), not parameter.required

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
+from .descriptions import Described
 from .inventory import InventoryItem
 
 
-class Context(BaseModel):
+class Context(Described):
     """The host that a deployment runs on, as the inventory describes it."""
 
-    model_config = ConfigDict(use_attribute_docstrings=True, hide_input_in_errors=True)
+    model_config = ConfigDict(hide_input_in_errors=True)
 
     inventory_item: InventoryItem
     """The host's entry in the inventory."""

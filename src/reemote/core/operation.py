@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
 from typing_extensions import TypeVar
 
+from .descriptions import Described
 from .errors import DeploymentError
 from .host import Host
 from .response import Response
@@ -72,18 +73,13 @@ class OperationMeta(ModelMetaclass):
         return cls
 
 
-class Operation(BaseModel, Generic[T], metaclass=OperationMeta):
+class Operation(Described, Generic[T], metaclass=OperationMeta):
     """A request that can be carried out on a host.
 
     A subclass overrides :meth:`perform` (one piece of work) or :meth:`execute` (made of others).
     """
 
-    model_config = ConfigDict(
-        extra="forbid",
-        arbitrary_types_allowed=True,
-        use_attribute_docstrings=True,
-        hide_input_in_errors=True,
-    )
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, hide_input_in_errors=True)
 
     Model: ClassVar[Any]  # a type of BaseModel; Any, so that checkers let its attributes pass
     effect: ClassVar[Effect] = Effect.CHANGES
