@@ -23,6 +23,7 @@ RUNS: dict[str, tuple[int, str]] = {
     "open_session": (0, "command"),
     "create_process": (0, "command"),
     "Request": (0, "command"),
+    "LeanChannel": (2, "command"),
 }
 """What takes a command: the place and the name of the argument."""
 
@@ -137,7 +138,7 @@ def sites(modules: list[Module]) -> set[Site]:
     found = set()
     for module in modules:
         for call, name, scope in module.calls():
-            if (name in RUNS and not _is_of(call, *LOCAL)) or name in ("_probe", "_wire", "_framed"):
+            if (name in RUNS and not _is_of(call, *LOCAL)) or name in ("_probe", "_wire", "framed"):
                 found.add(Site(module.name, scope.name, name))
             elif _is_of(call, "shlex"):
                 found.add(Site(module.name, scope.name, f"shlex.{name}"))

@@ -37,6 +37,7 @@ from reemote.sftp import Get, Put, Sync
 from reemote.ssh import wire
 from reemote.ssh.gate import Gate
 from reemote.ssh.probes import Probes
+from reemote.ssh.runner_program import starting
 from reemote.ssh.wire import Become, Marks
 from tests.command_texts import LOCAL, RUNS, Lint, Module, parsed, sites
 from tests.lab.hosts import USERS, Host, Lab
@@ -242,6 +243,26 @@ class Runner:
     async def __call__(self, command: str, *, stdin: Any = None) -> Completed:
         data = stdin if isinstance(stdin, bytes | None) else b"".join([piece async for piece in stdin])
         return Completed(command=command, stdout=await asyncio.to_thread(self._here.run, command, data))
+
+
+@pytest.mark.parametrize("frame", FRAMES)
+def test_questions(here: Here, frame: str) -> None:
+    """Read by the shell that a connection keeps, one after the other: the text of one is not the next one's."""
+    mark = "0123456789abcdef" * 2
+    each = [plain([*SHOW, value], **FRAMES[frame]) for value in fits(VALUES)]
+    given = b"".join(raw(wire.turn(command, mark)) for command in each)
+    start, *printed = here.run(wire.kept_shell(mark), given).split(mark.encode())
+    assert (start, printed[-1]) == (b"", b"0\n")
+    assert printed[0] == raw(fits(VALUES)[0]) + b"\0"
+    assert printed[1:-1] == [b"0\n" + raw(value) + b"\0" for value in fits(VALUES)[1:]]
+    broken = ["echo 'open", "echo )", "exit 3", f"touch x; {P}=", "cat <<END"]
+    given = b"".join(raw(wire.turn(command, mark)) for command in [*broken, "printf well"])
+    assert here.run(wire.kept_shell(mark), given).endswith(b"well" + mark.encode() + b"0\n")
+
+
+def test_the_start_of_the_runner(here: Here) -> None:
+    mark, program = "0123456789abcdef" * 2, b"import sys; sys.stdout.write('ran' + sys.stdin.read())"
+    assert here.run(starting(mark, len(program)), program + b" on") == mark.encode() + b"ran on"
 
 
 async def test_paths_of_probes(here: Here) -> None:
@@ -759,7 +780,7 @@ FOR_PEOPLE = {
     "reemote.apt.running:_Ran.shown_as shlex.join",
     "reemote.cli.parameters:_example shlex.quote",
     "reemote.cli.sandbox:_keep_up shlex.quote",
-    "reemote.core.secrets:_remember shlex.quote",
+    "reemote.core.secrets:_Known.add shlex.quote",
     "reemote.ssh.hostkeys:Trust.explain shlex.quote",
     "reemote.ssh.request:Request.text shlex.join",
     "reemote.testing.fake:FakeHost.run shlex.join",
@@ -785,20 +806,26 @@ SITES: dict[str, Sequence[Callable[..., Any]]] = {
     "reemote.ssh.host:_Access.run Request": [TestFiles.test_sync],
     "reemote.ssh.link:Link._end_privileged Request": [test_the_number_of_a_process_group_is_a_number],
     "reemote.ssh.link:Link._end_privileged shlex.join": [test_the_number_of_a_process_group_is_a_number],
-    "reemote.ssh.link:Link._start.create create_session": COMMANDS,
+    "reemote.ssh.link:Link._ask run": [test_questions],
+    "reemote.ssh.link:Link._create create_session": [TestSingleWays.test_names_of_variables_of_the_session],
+    "reemote.ssh.link:Link._open LeanChannel": COMMANDS,
     "reemote.ssh.request:Request.wire _wire": COMMANDS,
-    "reemote.ssh.probes:Probes._probe _wire": [test_paths_of_probes],
+    "reemote.ssh.probes:Probes._probe framed": [test_paths_of_probes],
     "reemote.ssh.probes:Probes.digests _probe": [test_paths_of_probes],
     "reemote.ssh.probes:Probes.tree _probe": [test_paths_of_probes],
     "reemote.ssh.probes:Probes.unpack _probe": [test_paths_of_probes],
-    "reemote.ssh.probes:Probes.unpack _wire": [test_paths_of_probes],
-    "reemote.ssh.probes:_wire shlex.join": [test_paths_of_probes],
+    "reemote.ssh.probes:Probes.unpack framed": [test_paths_of_probes],
+    "reemote.ssh.runner:Runner.start create_session": [test_the_start_of_the_runner],
+    "reemote.ssh.runner_program:starting shlex.join": [test_the_start_of_the_runner],
     "reemote.ssh.sftp:_privileged open_session": [TestFiles.test_sync, TestSingleWays.test_the_user_of_sudo_and_su],
     "reemote.ssh.sftp:start open_session": [TestFiles.test_sync],
-    "reemote.ssh.wire:_framed shlex.join": [test_arguments, test_variables, test_directories, test_shell_commands],
-    "reemote.ssh.wire:bare _framed": [TestOnAHost.test_arguments, TestOnAHost.test_directories],
-    "reemote.ssh.wire:become _framed": [TestOnAHost.test_arguments, TestOnAHost.test_directories],
-    "reemote.ssh.wire:plain _framed": [test_arguments, test_variables, test_directories],
+    "reemote.ssh.shell:KeptShell.start create_session": [test_questions],
+    "reemote.ssh.wire:framed shlex.join": [test_arguments, test_variables, test_directories, test_shell_commands],
+    "reemote.ssh.wire:bare framed": [TestOnAHost.test_arguments, TestOnAHost.test_directories],
+    "reemote.ssh.wire:become framed": [TestOnAHost.test_arguments, TestOnAHost.test_directories],
+    "reemote.ssh.wire:kept_shell framed": [test_questions],
+    "reemote.ssh.wire:turn shlex.quote": [test_questions],
+    "reemote.ssh.wire:plain framed": [test_arguments, test_variables, test_directories],
     "reemote.ssh.wire:plain shlex.join": [test_arguments, test_programs],
 }
 """What tests each place that makes a command, or hands one on."""

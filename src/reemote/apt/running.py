@@ -129,7 +129,7 @@ class Apt:
         return await self._run(REFRESH, ["update"], str(valid))
 
     async def _ask(self, script: str, shown: Sequence[str], *given: str) -> str:
-        ran = await self._once(script, shown, given, shows_output=False)
+        ran = await self._once(script, shown, given, is_question=True)
         ran.shown_as(shown).raise_for_status()
         if (text := ran.part(1)) is None:
             raise _not_run()
@@ -140,7 +140,7 @@ class Apt:
         clock = asyncio.get_running_loop().time
         deadline, pause = clock() + self._lock_timeout, _FIRST_PAUSE
         while True:
-            ran = await self._once(script, command, (*given, *command), shows_output=True)
+            ran = await self._once(script, command, (*given, *command), is_question=False)
             record = ran.shown_as(command)
             if record["exit_status"] == 0 and ran.part(2) is None:
                 raise _not_run()
@@ -157,16 +157,16 @@ class Apt:
         has_run = not locked and len(ran.parts) > 1
         return Outcome(record, failure, ran.part(2) if has_run else "")
 
-    async def _once(self, script: str, shown: Sequence[str], given: Sequence[str], *, shows_output: bool) -> _Ran:
+    async def _once(self, script: str, shown: Sequence[str], given: Sequence[str], *, is_question: bool) -> _Ran:
         mark = secrets.token_hex(16)
         command = shlex.join(["exec", "sh", "-c", script, "sh", mark, *given])
 
         def made(record: Completed) -> _Ran:
             return _Ran(record, re.split(mark.encode() + rb"\r?\n?", record.stdout_bytes))
 
-        with _without_marks(mark, shows_output=shows_output):
+        with _without_marks(mark, shows_output=not is_question):
             try:
-                return made(await self._host.run(command, **self._options))
+                return made(await self._host.run(command, question=is_question, **self._options))
             except HostError as error:
                 if error.completed is not None:
                     error.completed = made(error.completed).shown_as(shown)

@@ -8,6 +8,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from pydantic import SecretStr
+
 from .context import Context
 from .files import Files, Path
 from .inventory import Inventory, InventoryItem
@@ -29,6 +31,16 @@ class Scope:
 
 scope: ContextVar[Scope] = ContextVar("reemote_scope")
 """What the run is about that this task belongs to."""
+
+
+async def looked_up(text: SecretStr | str | None) -> str | None:
+    """Give a secret of the inventory in the clear: what the run has looked up already, it does not look up again.
+
+    Raises:
+        SecretNotFound: It is not where the inventory says.
+    """
+    run = scope.get(None)
+    return await (run.secrets if run else LookUp()).get(text)
 
 
 class Host(Protocol):
@@ -58,6 +70,7 @@ class Host(Protocol):
         sudo_user: str | None = None,
         output: int | Path | None = None,
         kill_on_disconnect: bool = False,
+        question: bool = False,
     ) -> Completed:
         """Run a command on the host and wait for its end.
 
@@ -77,6 +90,9 @@ class Host(Protocol):
             output: Bytes that are kept of each stream (64 MiB by default), or the file of this machine
                 that takes standard output as it comes.
             kill_on_disconnect: Whether the host ends the command when the connection is lost.
+            question: Whether it is a command of ours, not of a user, that only looks and leaves nothing running:
+                it may run in a shell that is kept for such, which saves time. A signal that ends it shows as
+                exit status 128 and more there.
 
         Raises:
             HostError: No connection, a connection lost, privileges not to be had, a command not ended

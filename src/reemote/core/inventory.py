@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     ConfigDict,
     Field,
     SecretStr,
@@ -23,6 +22,7 @@ from pydantic import (
     model_validator,
 )
 
+from .descriptions import Described
 from .errors import InventoryError, NoHostMatched
 from .secrets import NAMES, Secret, concealed, masked
 
@@ -30,13 +30,8 @@ HostKeys = Literal["strict", "accept-new", "off"]
 """What to do with a host key that is not known: refuse, trust and remember it, or not even look."""
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid",
-        arbitrary_types_allowed=True,
-        use_attribute_docstrings=True,
-        hide_input_in_errors=True,
-    )
+class _Model(Described):
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, hide_input_in_errors=True)
 
 
 class _Options(_Model):
@@ -93,6 +88,10 @@ class Connection(_Options):
     a changed one is refused. ``off``: any key is taken (nothing protects against an impostor)."""
     max_sessions: int = Field(default=8, ge=1)
     """How many commands and file transfers may run at the same time on the host (sshd allows 10)."""
+    runner: bool = False
+    """Whether commands run in a small program on the host, which is there as long as the connection, instead of
+    a session of SSH each: faster, above all over a distance. It needs ``python3`` there; without it, and for
+    what needs a session of its own, all is as ever."""
 
     if TYPE_CHECKING:
         # For type checkers, which do not know that further options are let through.
@@ -107,6 +106,7 @@ class Connection(_Options):
             passphrase: str | SecretStr | None = None,
             host_keys: HostKeys = "strict",
             max_sessions: int = 8,
+            runner: bool = False,
             **options: Any,
         ) -> None: ...
 

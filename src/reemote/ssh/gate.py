@@ -61,6 +61,7 @@ class Gate:
         """The process group of the command."""
         self.prompts = 0
         """How often sudo or su has asked."""
+        self._answers = 0
         self.began = False
         """Whether sudo or su was started."""
         self.before = 0
@@ -95,7 +96,7 @@ class Gate:
         if not self.began:
             before, found, after = self._held.partition(self.marks.start.encode())
             if not found:
-                before, self._held = _without_part(self._held, self.marks.start.encode())
+                before, self._held = without_part(self._held, self.marks.start.encode())
                 self.before += len(before)
                 yield before
                 return
@@ -114,7 +115,7 @@ class Gate:
             yield rest
         elif not found:
             heard, prompt, last = self._held.rpartition(self.marks.prompt.encode())
-            last, self._held = _without_part(last, self.marks.open.encode(), self.marks.prompt.encode())
+            last, self._held = without_part(last, self.marks.open.encode(), self.marks.prompt.encode())
             self._listen(heard + prompt + last)
 
     def _listen(self, heard: bytes) -> None:
@@ -168,17 +169,22 @@ class Gate:
             )
         return PrivilegeDenied(f"no privileges of {who.user} by {who.method}{because}")
 
-    def answer(self) -> PlainBytes:
-        """Give the line that answers a prompt.
+    def answer(self) -> PlainBytes | None:
+        """Give the line that answers a prompt that has had no answer; ``None`` where there is none.
 
         Raises:
             PasswordRequired: There is no password.
-            PasswordRejected: It cannot be given in one line.
+            PasswordRejected: It cannot be given in one line, or was given and is asked for again.
         """
+        if self.prompts <= self._answers:
+            return None
         if self.who.password is None:
             raise self.password_required()
         if any(character in self.who.password for character in "\n\r\0"):
             raise PasswordRejected(f"a password with a line break or NUL in it cannot be given to {self.who.method}")
+        if self._answers:
+            raise self.password_rejected()
+        self._answers += 1
         return PlainBytes(self.who.password.encode("utf-8", "surrogateescape") + b"\n")
 
     def password_required(self) -> PasswordRequired:
@@ -204,7 +210,7 @@ class Gate:
         )
 
 
-def _without_part(data: bytes, *words: bytes) -> tuple[bytes, bytes]:
+def without_part(data: bytes, *words: bytes) -> tuple[bytes, bytes]:
     """Split off an end that may be the beginning of one of *words*."""
     most = max(map(len, words))
     for length in range(min(most - 1, len(data)), 0, -1):

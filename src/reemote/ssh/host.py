@@ -24,10 +24,10 @@ from ..core.errors import (
 )
 from ..core.events import HostConnected, place
 from ..core.files import Path
-from ..core.host import scope
+from ..core.host import looked_up, scope
 from ..core.inventory import InventoryItem
 from ..core.response import Completed
-from ..core.secrets import LookUp, reveal
+from ..core.secrets import reveal
 from ..transfer.local import here
 from .files import Directory, SftpFiles
 from .link import Link
@@ -119,6 +119,7 @@ class SshHost:
         sudo_user: str | None = None,
         output: int | Path | None = None,
         kill_on_disconnect: bool = False,
+        question: bool = False,
     ) -> Completed:
         """Run a command; see :class:`reemote.core.host.Host`."""
         options = {**self.context.inventory_item.session.options(), **(session or {})}
@@ -135,6 +136,7 @@ class SshHost:
             encoding=encoding,
             who=await self.become(sudo, su, sudo_user, connection),
             watched=kill_on_disconnect,
+            is_question=question,
             where=place.get(),
         )
         async with self._kept(request, output):
@@ -157,8 +159,7 @@ class SshHost:
         # The inventory's passwords are for its host, not for another place that an operation names.
         is_elsewhere = bool(overrides) and not PLACE.isdisjoint(overrides or ())
         secret = None if is_elsewhere else known.sudo_password if sudo else known.su_password
-        run = scope.get(None)
-        password = await (run.secrets if run else LookUp()).get(secret)
+        password = await looked_up(secret)
         if sudo:
             return Become("sudo", sudo_user or known.sudo_user or "root", password)
         return Become("su", known.su_user or "root", password)
@@ -255,7 +256,7 @@ class _Access:
 
     async def run(self, command: str, *, stdin: Any = None) -> Completed:
         """Run a command of ours, of which nobody is told."""
-        return await self._host.run_as(Request(command=command, stdin=stdin, who=self._who), None)
+        return await self._host.run_as(Request(command=command, stdin=stdin, who=self._who, is_question=True), None)
 
 
 def _told_apart(value: Any) -> str:

@@ -10,7 +10,7 @@ import shlex
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import asyncssh
 
@@ -25,21 +25,26 @@ from ..core.errors import (
     PrivilegeDenied,
     TerminalRequired,
 )
-from ..core.host import scope
+from ..core.host import looked_up
 from ..core.response import Completed
-from ..core.secrets import LookUp, Scrubber
+from ..core.secrets import Scrubber
 from . import lean
 from .errors import connect_failure, run_failure
 from .hostkeys import HostKeyClient
 from .lean import LeanChannel
 from .options import Plan
+from .places import Places
 from .process import CommandSession, Process
 from .request import Request
-from .sessions import PATIENCE, Sessions, SftpSession, SharedSftp
+from .runner import Runner
+from .sessions import PATIENCE, Sessions, SftpSession, Shared, Unavailable, end_sftp
 from .sftp import start
+from .shell import KeptShell
 from .wire import KILL, Become
 
 log = logging.getLogger("reemote")
+
+S = TypeVar("S", KeptShell, Runner)
 
 # asyncssh logs commands, and what goes wrong may name what was sent.
 for _name in ("reemote", "asyncssh", "asyncssh.sftp"):
@@ -96,10 +101,7 @@ async def _attempt(plan: Plan) -> Link:
         client = plan.trust.client()
         return client
 
-    password = plan.arguments.get("password")
-    if password:
-        run = scope.get(None)
-        password = await (run.secrets if run else LookUp()).get(password)
+    password = await looked_up(plan.arguments.get("password"))
     try:
         # All of it, name resolution too.
         async with asyncio.timeout(plan.timeout or None):
@@ -137,7 +139,12 @@ class Link:
         """How many runs hold the connection at the moment."""
         self._connection = connection
         self._sessions = Sessions(plan.max_sessions, connection.is_closed)
-        self._sftp: dict[Become | None, SharedSftp] = {}
+        self._sftp: dict[Become | None, Shared[asyncssh.SFTPClient]] = {}
+        self._shell = Shared(partial(KeptShell.start, connection), KeptShell.close, self._sessions, self._spare)
+        self._runner = Shared(self._start_runner, Runner.close, self._sessions, self._spare)
+        self._absent: set[Shared[Any]] = set()
+        """What the host does not have."""
+        self._running = Places(plan.max_sessions)
 
     @property
     def is_closed(self) -> bool:
@@ -168,6 +175,8 @@ class Link:
         Raises:
             HostError: Its outcome tells whether the command may have run.
         """
+        if request.is_simple and (answer := await self._run_in_shared(request, interrupted)) is not None:
+            return answer
         session = CommandSession(request)
 
         async def start() -> Process:
@@ -180,6 +189,68 @@ class Link:
                 return await self._finish(process, interrupted)
         except (asyncssh.Error, OSError) as error:
             raise self._start_failure(error, session, request) from error
+
+    async def _run_in_shared(self, request: Request, interrupted: Callable[[Completed], None]) -> Completed | None:
+        """Run a command where it needs no session of its own; ``None`` where there is no such place for it."""
+        if request.is_question:
+            return await self._ask(request, interrupted)
+        if not self.plan.runner:
+            return None
+        async with self._running:
+            return await self._run_in_runner(request, interrupted)
+
+    async def _ask(self, request: Request, interrupted: Callable[[Completed], None]) -> Completed | None:
+        """Run a command in the shell that the connection keeps; ``None`` where there is none, or it is busy."""
+        async with self._lease(self._shell) as shell:
+            if shell is None or not shell.is_free:
+                return None
+            session = CommandSession(request)
+            channel = shell.run(session, request.wire(None))
+            return await self._finish(Process(request, session, channel, _deadline(request)), interrupted)
+
+    async def _run_in_runner(self, request: Request, interrupted: Callable[[Completed], None]) -> Completed | None:
+        """Run a command in the runner; ``None`` where there is none, or it cannot start it."""
+        async with self._lease(self._runner) as runner:
+            if runner is None or runner.is_closed:
+                return None
+            session = CommandSession(request)
+            channel, _ = runner.create_session(lambda: session, request.wire(None), has_input=False)
+            process = Process(request, session, cast(Any, channel), _deadline(request))
+            try:
+                return await self._finish(process, interrupted)
+            except ConnectionLost:
+                if channel.refused is None:
+                    raise
+                log.debug("%s: the runner started no command: %s", self.plan.where, channel.refused)
+                return None
+
+    @asynccontextmanager
+    async def _lease(self, shared: Shared[S]) -> AsyncIterator[S | None]:
+        """Join a shared session; ``None`` where the host does not have it, or has no place for it."""
+        lease = None
+        if shared not in self._absent:
+            try:
+                lease = await shared.join()
+            except Unavailable as error:
+                log.debug("%s: %s", self.plan.where, error)
+                self._absent.add(shared)
+            except (asyncssh.Error, OSError) as error:
+                log.debug("%s: %s", self.plan.where, error)  # what is wrong shows with the command's own session
+        if lease is None:
+            yield None
+            return
+        try:
+            yield lease.client
+        finally:
+            if lease.client.is_closed:
+                lease.retire()
+            await lease.leave()
+
+    async def _start_runner(self) -> Runner:
+        runner = await Runner.start(self._connection)
+        if runner is None:
+            raise Unavailable("no runner")
+        return runner
 
     async def _finish(self, process: Process, interrupted: Callable[[Completed], None]) -> Completed:
         try:
@@ -204,8 +275,7 @@ class Link:
         self, session: CommandSession, request: Request, interrupted: Callable[[Completed], None]
     ) -> Process:
         """Open a session and start the command in it."""
-        now = asyncio.get_running_loop().time()
-        deadline = None if request.timeout is None else now + request.timeout
+        deadline = _deadline(request)
         opened = self._open(session, request)
         try:
             async with asyncio.timeout_at(deadline) as limit:
@@ -327,7 +397,7 @@ class Link:
             HostError: The session cannot be opened. What its client raises comes as it is.
         """
         if who not in self._sftp:
-            self._sftp[who] = SharedSftp(partial(start, self._connection, who), self._sessions, self._spare)
+            self._sftp[who] = Shared(partial(start, self._connection, who), end_sftp, self._sessions, self._spare)
         try:
             session = await self._sftp[who].join()
         except (asyncssh.Error, OSError) as error:
@@ -340,10 +410,16 @@ class Link:
             await session.leave()
 
     async def _spare(self) -> None:
-        """Give up the SFTP sessions that nobody uses: their places are needed."""
+        """Give up the shared sessions that nobody uses: their places are needed."""
+        await self._shell.spare()
+        await self._runner.spare()
         for shared in list(self._sftp.values()):
             await shared.spare()
 
 
 def _when_closed(process: Process, callback: Callable[[], None]) -> None:
     process.session.when_closed(callback)
+
+
+def _deadline(request: Request) -> float | None:
+    return None if request.timeout is None else asyncio.get_running_loop().time() + request.timeout

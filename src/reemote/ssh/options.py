@@ -41,7 +41,7 @@ programs (``ProxyCommand``, ``Match exec``). ``encryption_algs``: those of async
 ChaCha20 takes twice the time where processors have instructions for AES.
 """
 
-_OURS = frozenset({"address", "host_keys", "max_sessions"})
+_OURS = frozenset({"address", "host_keys", "max_sessions", "runner"})
 _PLACE = frozenset({"host", "address", "port"})
 _NOT_PASSED = _OURS | _PLACE
 _OF_CONNECT = frozenset({"flags", "sock"})
@@ -75,6 +75,8 @@ class Plan:
     port: int
     trust: Trust
     max_sessions: int
+    runner: bool
+    """Whether commands run in a runner on the host, where it can have one."""
     timeout: float
     """Seconds for an attempt to connect, all of it."""
     arguments: Mapping[str, Any] = field(repr=False)
@@ -137,6 +139,7 @@ class Plans:
             port=port,
             trust=common.trust,
             max_sessions=connection.max_sessions,
+            runner=connection.runner,
             timeout=float(cast(Any, made).connect_timeout or 0),
             arguments=common.arguments,
             options=made,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 import secrets
-import shlex
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Protocol
 
 from ..core.errors import ChannelOpenError, ConnectionLost
 from ..core.files import Attributes, Node
 from ..core.response import Completed
+from .wire import framed
 
 _NO_TAR = 79
 _UNPACK = f'command -v tar >/dev/null || exit {_NO_TAR}; cd "$a1" || exit {_NO_TAR}; exec tar -xpof -'
@@ -65,7 +65,7 @@ class Probes:
             await self._probe(":")
         if not self._can_run:
             return None
-        completed = await self._run(_wire(f"{_assigned('a1', path)}; {_UNPACK}"), stdin=archive)
+        completed = await self._run(framed(f"{_assigned('a1', path)}; {_UNPACK}"), stdin=archive)
         return None if completed.exit_status == _NO_TAR else completed
 
     async def _probe(self, script: str, *arguments: bytes, stdin: Any = None) -> bytes | None:
@@ -77,17 +77,12 @@ class Probes:
         given = "".join(f"{_assigned(f'a{number}', value)}; " for number, value in enumerate(arguments, 1))
         whole = f"{given}printf %s {mark}; {script}; s=$?; printf %s {mark}; exit $s"
         try:
-            completed = await self._run(_wire(whole), stdin=stdin)
+            completed = await self._run(framed(whole), stdin=stdin)
         except (ChannelOpenError, ConnectionLost):
             return None  # what is wrong else, the next request will tell
         parts = completed.stdout_bytes.split(mark.encode())
         self._can_run = len(parts) == 3
         return parts[1] if self._can_run and completed.exit_status == 0 else None
-
-
-def _wire(script: str) -> str:
-    """Write a command that has a POSIX shell run a script, whichever shell the user has."""
-    return shlex.join(["exec", "sh", "-c", script])
 
 
 def _assigned(name: str, value: bytes) -> str:

@@ -271,20 +271,16 @@ class Process:
         Raises:
             PrivilegeDenied: There is no password to give, or it is wrong.
         """
-        answered = 0
         clock = asyncio.get_running_loop().time
         until = clock() + PATIENCE
         while not gate.is_open and not self.session.ended.is_set():
-            if gate.prompts > answered:
-                try:
-                    answer = gate.answer()
-                    if answered:
-                        raise gate.password_rejected()
-                except PrivilegeDenied:
-                    await self._give_up()
-                    raise
+            try:
+                answer = gate.answer()
+            except PrivilegeDenied:
+                await self._give_up()
+                raise
+            if answer is not None:
                 self._write(answer)
-                answered += 1
             gate.news.clear()
             if not await _happens(gate.news, until - clock()):
                 await self._give_up()

@@ -44,6 +44,8 @@ class Request:
     """What takes standard output, instead of the record."""
     where: Place | None = None
     """Who is told of the lines that it writes."""
+    is_question: bool = False
+    """Whether it is one of ours that only looks and leaves nothing behind, and may share a shell with others."""
     passed: Callable[[], None] | None = None
     """Called when sudo or su has let it pass."""
 
@@ -65,6 +67,11 @@ class Request:
     def is_plain(self) -> bool:
         """Whether its session has no options."""
         return not self.session and not self.terminal
+
+    @property
+    def is_simple(self) -> bool:
+        """Whether it needs no session of its own: no input, no terminal, no privileges, no watcher, no file."""
+        return self.is_plain and not self.has_input and not self.watched and self.sink is None
 
     @property
     def is_bare(self) -> bool:

@@ -1,4 +1,4 @@
-"""The sessions of one connection: how many the host allows, and the SFTP session that all share."""
+"""The sessions of one connection: how many the host allows, and those that all share."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import asyncssh
 
@@ -28,6 +28,10 @@ CLOSING = 2.0
 
 GOODBYE = 1.0
 """Seconds that a host's SFTP server has to end when it is told to."""
+
+
+class Unavailable(Exception):
+    """The host does not have what was to be started; nothing has run there."""
 
 
 class Sessions:
@@ -99,54 +103,57 @@ class Sessions:
         return give
 
 
-class SharedSftp:
-    """The SFTP session of a connection: opened when first needed, shared, and replaced when it has died.
+class Shared(Generic[T]):
+    """A session that all of a connection share: opened when first needed, and replaced when it has died.
 
     Args:
         start: Starts it.
+        end: Ends it.
         sessions: Has a place for it.
         spare: Gives up what else can be, for its place.
     """
 
     def __init__(
         self,
-        start: Callable[[], Awaitable[asyncssh.SFTPClient]],
+        start: Callable[[], Awaitable[T]],
+        end: Callable[[T], Awaitable[None]],
         sessions: Sessions,
         spare: Callable[[], Awaitable[None]],
     ) -> None:
         self._start = start
+        self._end = end
         self._sessions = sessions
         self._spare = spare
-        self._current: SftpSession | None = None
+        self._current: Lease[T] | None = None
         self._opening = asyncio.Lock()
 
-    async def join(self) -> SftpSession:
+    async def join(self) -> Lease[T]:
         """Give the session to one more user, who has to leave it."""
         async with self._opening:
             if self._current is None:
                 async with AsyncExitStack() as stack:
                     place = self._sessions.open(self._start, self._spare)
                     client = await stack.enter_async_context(place)
-                    stack.push_async_callback(_end, client)
-                    self._current = SftpSession(self, client, stack.pop_all())
+                    stack.push_async_callback(self._end, client)
+                    self._current = Lease(self, client, stack.pop_all())
             self._current.users += 1
             return self._current
 
-    def is_current(self, session: SftpSession) -> bool:
-        """Whether others will join *session*."""
-        return session is self._current
+    def is_current(self, lease: Lease[T]) -> bool:
+        """Whether others will join *lease*."""
+        return lease is self._current
 
-    def retire(self, session: SftpSession) -> None:
-        """Let nobody else join *session*."""
-        if session is self._current:
+    def retire(self, lease: Lease[T]) -> None:
+        """Let nobody else join *lease*."""
+        if lease is self._current:
             self._current = None
 
     async def spare(self) -> None:
         """Close the session while nobody uses it: a command needs its place."""
-        session = self._current
-        if session is not None and not session.users:
-            self.retire(session)
-            await session.close()
+        lease = self._current
+        if lease is not None and not lease.users:
+            self.retire(lease)
+            await lease.close()
 
     @property
     def is_wanted(self) -> bool:
@@ -154,10 +161,10 @@ class SharedSftp:
         return self._sessions.places.is_wanted
 
 
-class SftpSession:
-    """One SFTP session with its users."""
+class Lease(Generic[T]):
+    """One shared session with its users."""
 
-    def __init__(self, shared: SharedSftp, client: asyncssh.SFTPClient, stack: AsyncExitStack) -> None:
+    def __init__(self, shared: Shared[T], client: T, stack: AsyncExitStack) -> None:
         self.client = client
         self.users = 0
         self._shared = shared
@@ -182,7 +189,12 @@ class SftpSession:
         await self._stack.aclose()
 
 
-async def _end(client: asyncssh.SFTPClient) -> None:
+SftpSession = Lease[asyncssh.SFTPClient]
+"""The SFTP session of a connection, for the files of one user."""
+
+
+async def end_sftp(client: asyncssh.SFTPClient) -> None:
+    """Tell an SFTP server to end, and wait for it, but not for long."""
     client.exit()
     try:
         async with asyncio.timeout(GOODBYE):

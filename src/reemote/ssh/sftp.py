@@ -64,7 +64,6 @@ async def _privileged(
 async def _pass(gate: Gate, streams: _Streams) -> None:
     """Give the password when asked, and wait until the command begins."""
     writer, reader, errors = streams
-    answered = 0
     while not gate.is_open:
         data = await errors.read(4096)
         gate.feed(data)
@@ -75,12 +74,8 @@ async def _pass(gate: Gate, streams: _Streams) -> None:
             if status is None and signal is None:
                 raise ConnectionLost("the connection was lost before the files could be had", outcome="not_started")
             raise gate.failure(status, text)
-        if gate.prompts > answered:
-            answer = gate.answer()
-            if answered:
-                raise gate.password_rejected()
+        if (answer := gate.answer()) is not None:
             writer.write(answer)
-            answered += 1
 
 
 async def _no_server(

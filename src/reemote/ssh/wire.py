@@ -114,7 +114,8 @@ _SFTP_SERVER = (
 """Starts the host's SFTP server, after its two arguments on standard output; 79 where there is none."""
 
 
-def _nonce() -> str:
+def nonce() -> str:
+    """Make a word that nobody can know before."""
     return secrets.token_hex(16)
 
 
@@ -132,11 +133,11 @@ class Become:
 class Marks:
     """Words that nobody can know before: where in the output something begins."""
 
-    start: str = field(default_factory=_nonce)
+    start: str = field(default_factory=nonce)
     """From here on sudo or su writes."""
-    prompt: str = field(default_factory=_nonce)
+    prompt: str = field(default_factory=nonce)
     """sudo asks for the password."""
-    open: str = field(default_factory=_nonce)
+    open: str = field(default_factory=nonce)
     """From here on the command writes, after the number of its process group and a newline."""
 
 
@@ -149,7 +150,7 @@ def plain(command: str | Sequence[str], env: Mapping[str, str], directory: str |
         return command if isinstance(command, str) else shlex.join(["exec", *command])
     watch = _GROUP + _WATCH if watched else ""
     end, words = _end(command, env)
-    return _framed(_PLAIN + watch + _ENTER + end, _place(directory), *words)
+    return framed(_PLAIN + watch + _ENTER + end, _place(directory), *words)
 
 
 def become(
@@ -182,8 +183,8 @@ def become(
     raw = _RAW if terminal is not None else ""
     start, opened = _halves(marks.start), _halves(marks.open)
     if who.method == "sudo":
-        return _framed(raw + _SUDO, *start, *_halves(marks.prompt), who.user, _IN_SUDO + inside, *opened, *words)
-    return _framed(raw + _SU, *start, who.user, _framed(_IN_SU + inside, *opened, *words))
+        return framed(raw + _SUDO, *start, *_halves(marks.prompt), who.user, _IN_SUDO + inside, *opened, *words)
+    return framed(raw + _SU, *start, who.user, framed(_IN_SU + inside, *opened, *words))
 
 
 def sftp_server(who: Become, marks: Marks) -> str:
@@ -211,7 +212,21 @@ def bare(
     else:
         script += _RUN_BARE if who.password is not None else "exec " + _RUN_BARE
     marks_of = (*_halves(marks.start), *_halves(marks.prompt), *_halves(marks.open))
-    return _framed(script, *marks_of, who.user, _place(directory), str(terminal or 0), *words)
+    return framed(script, *marks_of, who.user, _place(directory), str(terminal or 0), *words)
+
+
+def kept_shell(mark: str) -> str:
+    """Write the start of a shell that reads what it runs from its input; the mark on both streams tells it is there."""
+    return framed('printf %s%s "$1" "$2"; printf %s%s "$1" "$2" >&2; exec sh', *_halves(mark))
+
+
+def turn(command: str, mark: str) -> str:
+    """Write a command for such a shell: after its output comes the mark, on the first stream with the exit status."""
+    first, second = _halves(mark)
+    return (
+        f"(eval {shlex.quote(command)}) </dev/null; "
+        f"printf '%s%s%s\\n' {first} {second} \"$?\"; printf %s%s {first} {second} >&2\n"
+    )
 
 
 def _halves(mark: str) -> tuple[str, str]:
@@ -233,5 +248,6 @@ def _place(directory: str | None) -> str:
     return directory or "" if not directory or directory.startswith("/") else f"./{directory}"
 
 
-def _framed(script: str, *arguments: str) -> str:
+def framed(script: str, *arguments: str) -> str:
+    """Write a command that has a POSIX shell run a script with arguments, whichever shell the user has."""
     return shlex.join(["exec", "sh", "-c", script, "sh", *arguments])
