@@ -218,8 +218,10 @@ class Link:
             process = Process(request, session, cast(Any, channel), _deadline(request))
             try:
                 return await self._finish(process, interrupted)
-            except ConnectionLost:
+            except ConnectionLost as error:
                 if channel.refused is None:
+                    if not self.is_closed:
+                        error.detail = "the runner on the host has ended, and what became of the command is not known"
                     raise
                 log.debug("%s: the runner started no command: %s", self.plan.where, channel.refused)
                 return None

@@ -260,7 +260,7 @@ class Program:
 
     def kill(self, command, name):
         number = getattr(signal, "SIG" + name.decode("ascii", "replace"), None)
-        if isinstance(number, int) and name.isalnum():
+        if isinstance(number, int) and name.isalnum() and command.pid:  # 0 would be our own group
             try:
                 posix.killpg(command.pid, number)
             except OSError:
