@@ -152,6 +152,8 @@ async def run(inventory: Inventory, directory: Path) -> None:
 def main() -> None:
     _, source, directory, level = sys.argv
     faulthandler.enable()
+    # There are no colours to be seen, and to find out where they go, all of each module would be read.
+    rich.traceback.Traceback._guess_lexer = classmethod(lambda *_: "text")  # type: ignore[method-assign,assignment]
     handlers: list[logging.Handler] = [logging.StreamHandler(), logging.FileHandler(Path(directory) / "log")]
     logging.basicConfig(level=logging.DEBUG, handlers=handlers, format="%(asctime)s %(name)s %(message)s %(args)s")
     asyncssh.set_log_level(logging.DEBUG)

@@ -268,7 +268,8 @@ def site(tmp_path_factory: pytest.TempPathFactory, lab: Lab) -> Iterator[Site]:
             pam.read_text().replace("pam_unix.so", "pam_unix.so nodelay")
         )  # wrong passwords cost seconds else
         key = asyncssh.generate_private_key("ssh-ed25519")
-        key.write_private_key(top / "inventories" / "encrypted", passphrase=CANARIES["passphrase"])
+        # As few rounds as bcrypt lets pass: each program that reads the key takes a second for the usual number.
+        key.write_private_key(top / "inventories" / "encrypted", passphrase=CANARIES["passphrase"], rounds=50)
         allowed = site.host.path("/home/keyholder/.ssh/authorized_keys")
         allowed.write_bytes(allowed.read_bytes() + key.export_public_key())
         (top / "inventories" / "secret").write_text(CANARIES["file"] + "\nnot this\n")
