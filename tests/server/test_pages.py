@@ -41,6 +41,8 @@ document.addEventListener("securitypolicyviolation", event =>
     window.violations.push(`${event.violatedDirective}: ${event.blockedURI}`));
 """
 
+pytestmark = pytest.mark.xdist_group("pages")  # a browser and a server are started once
+
 in_browser = pytest.mark.asyncio(loop_scope="module")
 needs_chromium = pytest.mark.skipif(
     not shutil.which(CHROMIUM) and "CI" not in os.environ, reason=f"there is no {CHROMIUM}"

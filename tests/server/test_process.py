@@ -6,8 +6,8 @@ import contextlib
 import http.client
 import json
 import re
+import signal
 import socket
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +17,7 @@ import pytest
 from reemote.server.callers import Token
 from reemote.testing import Sandbox
 from tests.programs import Fleet
+from tests.server.starter import Starter
 
 pytestmark = pytest.mark.slow
 
@@ -26,7 +27,7 @@ CANARIES = {name: f"canary-{name}-7f3a" for name in ("stored", "sudo", "sent", "
 class Process:
     """``reemote serve`` on a free port, with all its files in one directory."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, starter: Starter) -> None:
         self.inventory, self.log, self.audit = directory / "inventory.json", directory / "log", directory / "audit"
         self.token = directory / "token"
         files = (
@@ -39,16 +40,14 @@ class Process:
             "--token-file",
             self.token,
         )
-        command = [sys.executable, "-m", "reemote", "serve", "--port", "0", *map(str, files)]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert self.process.stdout is not None
+        self.process = starter.start("serve", "--port", "0", *map(str, files))
         line = self.process.stdout.readline()
         assert line.startswith("Listening at http://127.0.0.1:"), line
         self.port = int(line.split()[2].rpartition(":")[2])
 
     def close(self) -> None:
-        self.process.terminate()
-        self.process.communicate(timeout=20)
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(20)
 
     def call(self, method: str, path: str, body: object = None, **headers: str) -> tuple[int, bytes]:
         """Make a request, and give the status, and headers and body in one."""
@@ -75,13 +74,14 @@ def fleet() -> Iterator[Fleet]:
 
 
 @pytest.fixture
-def process(fleet: Fleet, tmp_path: Path) -> Iterator[Process]:
+def process(fleet: Fleet, tmp_path: Path, starter: Starter) -> Iterator[Process]:
     file = fleet.write(tmp_path)
     data = json.loads(file.read_text())
     data["hosts"][0]["authentication"] = {"sudo_password": CANARIES["sudo"], "su_password": CANARIES["sudo"]}
     file.write_text(json.dumps(data))
     file.chmod(0o600)
-    with contextlib.closing(Process(tmp_path)) as process:
+    process = Process(tmp_path, starter)
+    with process.process, contextlib.closing(process):
         yield process
 
 
