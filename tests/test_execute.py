@@ -652,5 +652,5 @@ def test_a_keyboard_interrupt_ends_the_run() -> None:
 def test_the_host_protocol_has_what_operations_are_told_of() -> None:
     assert list(inspect.signature(Host.run).parameters) == [
         "self", "command", "env", "cwd", "stdin", "timeout", "check", "sudo", "su", "connection", "session",
-        "sudo_user", "output", "kill_on_disconnect",
+        "sudo_user", "output", "kill_on_disconnect", "question",
     ]  # fmt: skip
