@@ -120,6 +120,7 @@ WRONG: dict[str, list[Any]] = {
     "keepalive_interval": [[], "x"],
     "max_sessions": [0, -1, "x", [8]],
     "password": [["x"], {"x": 1}, 7],
+    "runner": ["yes", 1, [True]],
 }
 WRONG_OF_HOSTS: dict[str, list[Any]] = {
     "host_keys": ["off", "OFF", 0, False, ["strict"], "no"],
@@ -276,7 +277,7 @@ def test_the_lists_hold_nothing_that_reaches_into_this_machine() -> None:
     """A change of the lists has to be made here, too."""
     login = {"client_keys", "passphrase", "password", "username"}
     times = {"connect_timeout", "keepalive_count_max", "keepalive_interval", "login_timeout", "max_sessions"}
-    assert {*limits.CONNECTION} == login | times | {"address", "host", "host_keys", "port"}
+    assert {*limits.CONNECTION} == login | times | {"address", "host", "host_keys", "port", "runner"}
     assert {*limits.SESSION} == {"encoding", "env", "errors", "request_pty", "term_size", "term_type"}
 
 

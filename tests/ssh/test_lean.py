@@ -235,6 +235,23 @@ async def test_options_of_one_host_stay_with_it(user_sshd: UserSshd) -> None:
         assert responses[2].value == "ConnectionRefusedError"
 
 
+async def test_a_name_that_asyncssh_completes_keeps_our_trust(
+    user_sshd: UserSshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It works out all options again then, from what it was given at first."""
+
+    async def completed(*_: Any) -> str:
+        return "127.0.0.1"
+
+    monkeypatch.setattr(asyncssh.connection, "_canonicalize_host", completed)
+    options = user_sshd.connection(host="far", canonicalize_hostname=True, canonical_domains=["example"])
+    known = await only(lambda: Shell(cmd="echo in"), **options)
+    assert known.value.stdout == "in\n"
+    (tmp_path / "none").touch()
+    unknown = await only(lambda: Shell(cmd="echo in"), **{**options, "known_hosts": str(tmp_path / "none")})
+    assert unknown.value == "HostKeyNotVerifiable"
+
+
 async def test_what_is_written_leaves_in_order_and_before_the_end() -> None:
     written: list[bytes] = []
     ended: list[str] = []

@@ -213,12 +213,14 @@ async def test_the_shell_dies_while_it_runs_something(user_sshd: UserSshd) -> No
     ran = user_sshd.home / "ran"
     ran.unlink(missing_ok=True)
     async with host_of(user_sshd) as host:
+        link = await host.link()
         with pytest.raises(ConnectionLost) as caught:
-            await ask(host, f"echo once >>{ran}; kill -9 $PPID $$; sleep 5")
+            await ask(host, f"echo once >>{ran}; kill -9 $$; sleep 5")
         assert caught.value.outcome == "unknown"
+        assert "the shell that asks for us has ended" in caught.value.detail
         assert ran.read_text() == "once\n"
         assert (await ask(host, "echo well")).stdout_bytes == b"well\n"
-        assert not (await host.link()).is_closed
+        assert await host.link() is link
     ran.unlink()
 
 
@@ -240,7 +242,7 @@ async def test_a_time_limit_ends_all_that_it_runs(user_sshd: UserSshd) -> None:
             await ask(host, f"sleep 900 & echo begun; echo $! >{pids}; sleep 901", timeout=0.7)
         assert caught.value.completed is not None
         assert caught.value.completed.stdout_bytes == b"begun\n"
-        assert caught.value.outcome == "completed"
+        assert (caught.value.outcome, caught.value.completed.returncode) == ("completed", -15)
         assert (await host.run(f"kill -0 $(cat {pids})")).exit_status != 0
         assert not (await host.link()).is_closed
         assert (await ask(host, "echo well")).stdout_bytes == b"well\n"

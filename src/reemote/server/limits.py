@@ -78,6 +78,7 @@ class HostConnection(_Options):
     max_sessions: _Count | None = None
     passphrase: _Secret | None = None
     password: _Secret | None = None
+    runner: StrictBool | None = None
     username: _User | None = None
 
 

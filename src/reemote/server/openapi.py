@@ -76,6 +76,7 @@ _OPTIONS_HELP = {
     "password": "The user's password.",
     "port": "The TCP port.",
     "request_pty": "Whether commands run at a terminal.",
+    "runner": "Whether commands run in a small program on the host: faster, above all far away.",
     "term_size": "Width and height of that terminal, in characters.",
     "term_type": "The type of that terminal.",
     "username": "The user to log in as.",

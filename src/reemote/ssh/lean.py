@@ -78,6 +78,8 @@ async def connect(
     """
     own: Any = copy.copy(options)
     own.protocol_factory, own.known_hosts, own.password = client_factory, known_hosts, password
+    # asyncssh works them out again from these for a host whose name it completes.
+    own.kwargs = {**own.kwargs, "client_factory": client_factory, "known_hosts": known_hosts, "password": password}
     own.agent_path = own.agent_path or None  # where there is none, asyncssh would look for it all the same
     # The signature that a server wants is noted in the key; servers differ.
     own.client_keys = [copy.copy(key) for key in own.client_keys or ()]

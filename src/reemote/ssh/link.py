@@ -7,7 +7,7 @@ import contextlib
 import logging
 import random
 import shlex
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import Any, TypeVar, cast
@@ -205,8 +205,9 @@ class Link:
             if shell is None or not shell.is_free:
                 return None
             session = CommandSession(request)
-            channel = shell.run(session, request.wire(None))
-            return await self._finish(Process(request, session, channel, _deadline(request)), interrupted)
+            process = Process(request, session, shell.run(session, request.wire(None)), _deadline(request))
+            with self._said_of("the shell that asks for us"):
+                return await self._finish(process, interrupted)
 
     async def _run_in_runner(self, request: Request, interrupted: Callable[[Completed], None]) -> Completed | None:
         """Run a command in the runner; ``None`` where there is none, or it cannot start it."""
@@ -217,14 +218,23 @@ class Link:
             channel, _ = runner.create_session(lambda: session, request.wire(None), has_input=False)
             process = Process(request, session, cast(Any, channel), _deadline(request))
             try:
-                return await self._finish(process, interrupted)
-            except ConnectionLost as error:
+                with self._said_of("the runner"):
+                    return await self._finish(process, interrupted)
+            except ConnectionLost:
                 if channel.refused is None:
-                    if not self.is_closed:
-                        error.detail = "the runner on the host has ended, and what became of the command is not known"
                     raise
                 log.debug("%s: the runner started no command: %s", self.plan.where, channel.refused)
                 return None
+
+    @contextlib.contextmanager
+    def _said_of(self, what: str) -> Iterator[None]:
+        """Say of a lost connection what it is that was lost, where the connection itself stands."""
+        try:
+            yield
+        except ConnectionLost as error:
+            if not self.is_closed:
+                error.detail = f"{what} has ended on the host, and nobody knows what became of the command"
+            raise
 
     @asynccontextmanager
     async def _lease(self, shared: Shared[S]) -> AsyncIterator[S | None]:

@@ -8,6 +8,7 @@ one of them left in the background could write into the output of the next.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from typing import Any, cast
 
@@ -23,6 +24,9 @@ log = logging.getLogger("reemote")
 PATIENCE = 10.0
 """Seconds for the shell to start."""
 
+GOODBYE = 1.0
+"""Seconds for the host to close the session."""
+
 LONGEST_STATUS = 8
 """Bytes of an exit status; a host that sends more is not believed."""
 
@@ -36,6 +40,7 @@ class KeptShell(asyncssh.SSHClientSession[bytes]):
         self._missing: set[asyncssh.DataType] = {None, STDERR}
         self._before: dict[asyncssh.DataType, bytes] = {None: b"", STDERR: b""}
         self._news = asyncio.Event()
+        self._closed = asyncio.Event()
         self._turn: Turn | None = None
 
     @classmethod
@@ -99,10 +104,12 @@ class KeptShell(asyncssh.SSHClientSession[bytes]):
             self._channel.abort()
 
     async def close(self) -> None:
-        """End it; there is nothing to wait for."""
+        """End it, and wait until the host has closed its session, but not for long."""
         if self._channel is not None:
-            self._channel.write_eof()
             self._channel.close()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(GOODBYE):
+                    await self._closed.wait()
 
     # What asyncssh calls
 
@@ -128,6 +135,7 @@ class KeptShell(asyncssh.SSHClientSession[bytes]):
         """The shell has ended, or the connection has."""
         channel, self._channel = self._channel, None
         self._news.set()
+        self._closed.set()
         if self._turn is not None and channel is not None:
             self._turn.lose(exc, channel)
 
@@ -145,6 +153,7 @@ class Turn:
         self._was_signalled = False
         self._status: int | None = None
         self._signal: tuple[str, bool, str, str] | None = None
+        self._returncode: int | None = None
 
     def take(self, data: bytes, datatype: asyncssh.DataType) -> None:
         """Take output: what is before the mark is the command's."""
@@ -183,7 +192,7 @@ class Turn:
             if self._held[datatype] and not self._held[datatype].startswith(self._word):
                 self._session.data_received(self._held[datatype], datatype)
         if self._was_signalled and (signal := channel.get_exit_signal()):
-            self._signal = signal
+            self._signal, self._returncode = signal, channel.get_returncode()
             self._session.exit_signal_received(*signal)
         self._session.connection_lost(error)
 
@@ -198,8 +207,8 @@ class Turn:
         return self._signal
 
     def get_returncode(self) -> int | None:
-        """Give the exit status."""
-        return self._status
+        """Give the exit status, or the negative number of the signal."""
+        return self._returncode if self._signal else self._status
 
     def write_eof(self) -> None:
         """There is no input anyway."""
