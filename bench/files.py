@@ -31,8 +31,6 @@ import itertools
 import json
 import os
 import platform
-import re
-import resource
 import shlex
 import shutil
 import signal
@@ -41,7 +39,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,8 +50,11 @@ if TYPE_CHECKING:
     from reemote import Inventory, Pool
 
 # What takes memory is imported where it is used: the programs of the fleet need not all of it.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from bench.clients import cpu_time, status
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
 
 PARTS = ("big", "small", "delay", "fleet")
 MIB = 1024 * 1024
@@ -99,11 +99,6 @@ class Figures(NamedTuple):
     least: float
     cpu: float
     runs: int
-
-
-def cpu_time() -> float:
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return time.process_time() + children.ru_utime + children.ru_stime
 
 
 async def measure(cases: Sequence[Case], rounds: int) -> dict[str, Figures]:
@@ -473,20 +468,13 @@ def report_fleet(seen: dict[str, list[dict[str, float]]]) -> None:
         print(f"  {name:{WIDTH - 2}}{wall:9.3f}{least:9.3f}{rate:9.0f}{cpu:9.3f}{start:12.1f}{most:10.1f}{ratio}")
 
 
-def peak() -> float:
-    """Give the most memory that this process has had, in MiB (proc(5): VmHWM, which starts anew with exec)."""
-    found = re.search(r"^VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
-    assert found is not None
-    return int(found[1]) / 1024
-
-
 def child(kind: str, spec: dict[str, Any]) -> None:
     """Copy in this process, and print what it took."""
     work = {"ours": fleet_ours, "pssh": fleet_pssh}[kind](spec)
-    start, wall, cpu = peak(), time.perf_counter(), time.process_time()
+    start, wall, cpu = status("VmHWM"), time.perf_counter(), time.process_time()
     work()
     times = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
-    print(json.dumps(times | {"start": start, "peak": peak()}))
+    print(json.dumps(times | {"start": start, "peak": status("VmHWM")}))
 
 
 def fleet_addresses() -> list[str]:
@@ -531,81 +519,14 @@ def fleet_pssh(spec: dict[str, Any]) -> Callable[[], None]:
     return work
 
 
-# The proxy, in a process of its own
-
-
-class End(asyncio.Protocol):
-    """One end of a connection through the proxy: what it hears is said by the other end, later.
-
-    Args:
-        hears_from: The time from which it hears anything: the handshake of TCP is not ours, and takes no time.
-    """
-
-    def __init__(self, hears_from: float) -> None:
-        self.other: End | None = None
-        self.transport: asyncio.Transport | None = None
-        self._hears_from = hears_from
-        self._loop = asyncio.get_running_loop()
-        self._under_way: deque[tuple[float, bytes | None]] = deque()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
-
-    def data_received(self, data: bytes) -> None:
-        self._send(data)
-
-    def eof_received(self) -> bool:
-        return True  # the end of the connection follows
-
-    def connection_lost(self, _: Exception | None) -> None:
-        self._send(None)
-
-    def _send(self, data: bytes | None) -> None:
-        self._under_way.append((max(self._loop.time(), self._hears_from) + DELAY, data))
-        if len(self._under_way) == 1:
-            self._loop.call_at(self._under_way[0][0], self._arrive)
-
-    def _arrive(self) -> None:
-        transport = self.other.transport if self.other else None
-        now = self._loop.time()
-        while transport is not None and self._under_way and self._under_way[0][0] <= now:
-            data = self._under_way.popleft()[1]
-            if data is None:
-                transport.close()
-            elif not transport.is_closing():
-                transport.write(data)
-        if self._under_way:
-            self._loop.call_at(max(self._under_way[0][0], now + 0.0002), self._arrive)
-
-
-async def proxy(host: str, port: int) -> None:
-    """Pass connections on, and say the port first; end with the input."""
-    loop = asyncio.get_running_loop()
-    tasks = set[asyncio.Task[None]]()
-
-    async def connect(near: End, far: End) -> None:
-        await asyncio.sleep(2 * DELAY)
-        await loop.create_connection(lambda: far, host, port)
-
-    def accept() -> End:
-        now = loop.time()
-        # The client has its answer after a round trip; the server hears of it half a one later.
-        near, far = End(now + 2 * DELAY), End(now + 3 * DELAY)
-        near.other, far.other = far, near
-        task = asyncio.create_task(connect(near, far))
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
-        return near
-
-    server = await loop.create_server(accept, "127.0.0.1", 0)
-    print(server.sockets[0].getsockname()[1], flush=True)
-    await asyncio.to_thread(sys.stdin.read)
+# Far away
 
 
 @contextlib.asynccontextmanager
 async def delayed(directory: Path, connection: dict[str, Any]) -> AsyncIterator[Place]:
-    command = [sys.executable, __file__, "--proxy", f"{connection['host']}:{connection['port']}"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    """Give the host behind a proxy, in a process of its own."""
+    command = [sys.executable, "-m", "bench.proxy", f"{connection['host']}:{connection['port']}", str(DELAY)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         assert process.stdout is not None
         assert process.stdin is not None
         yield Place(directory, connection | {"port": int(process.stdout.readline())})
@@ -676,13 +597,9 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=256, help="MiB of the one file")
     parser.add_argument("--only", type=some_parts, default=list(PARTS), metavar="PART,...", help=", ".join(PARTS))
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
-    parser.add_argument("--proxy", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
         child(arguments.child[0], json.loads(arguments.child[1]))
-    elif arguments.proxy:
-        host, _, port = arguments.proxy.rpartition(":")
-        asyncio.run(proxy(host, int(port)))
     else:
         asyncio.run(run(arguments.only, arguments.rounds, arguments.size))
 

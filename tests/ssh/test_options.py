@@ -94,7 +94,7 @@ async def test_a_value_that_asyncssh_refuses_names_the_host() -> None:
 
 def test_an_encrypted_key(tmp_path: Path) -> None:
     key = asyncssh.generate_private_key("ssh-ed25519")
-    key.write_private_key(tmp_path / "key", passphrase=CANARY)
+    key.write_private_key(tmp_path / "key", passphrase=CANARY, rounds=50)
     for passphrase, problem in ((None, "give its passphrase"), ("wrong", "passphrase is wrong")):
         with pytest.raises(InventoryError, match=problem) as caught:
             options.plan(Connection(host="h", passphrase=passphrase, client_keys=[str(tmp_path / "key")]))
@@ -106,7 +106,7 @@ def test_an_encrypted_key(tmp_path: Path) -> None:
 
 async def test_an_encrypted_key_logs_in(tmp_path: Path) -> None:
     key = asyncssh.generate_private_key("ssh-ed25519")
-    key.write_private_key(tmp_path / "key", passphrase="open")
+    key.write_private_key(tmp_path / "key", passphrase="open", rounds=50)
     async with sandbox("a", authorized_keys=[key.export_public_key().decode()]) as hosts, Pool() as pool:
         given = {**hosts.hosts[0].connection.options(), "password": None}
         given |= {"passphrase": "open", "client_keys": [str(tmp_path / "key")]}

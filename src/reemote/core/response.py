@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, NotRequired, get_type_hints
 
@@ -26,9 +27,7 @@ class Record(dict[str, Any]):
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
         """Describe the record to pydantic as the dictionary that it is."""
-        keys = {name: hint for name, hint in get_type_hints(cls).items() if name != "_sometimes"}
-        keys |= {name: NotRequired[hint] for name, hint in cls._sometimes.items()}
-        return handler(TypedDict(cls.__name__, keys))  # type: ignore[operator]
+        return handler(_shape(cls))
 
     if not TYPE_CHECKING:  # a checker is to know the declared keys, and no others
 
@@ -37,6 +36,14 @@ class Record(dict[str, Any]):
                 return self[name]
             except KeyError:
                 raise AttributeError(f"{type(self).__name__} has no {name!r}: it has {', '.join(self)}") from None
+
+
+@cache
+def _shape(record: type[Record]) -> Any:
+    """Make the type of a record's dictionary: once, since pydantic takes each for another of the same name."""
+    keys = {name: hint for name, hint in get_type_hints(record).items() if name != "_sometimes"}
+    keys |= {name: NotRequired[hint] for name, hint in record._sometimes.items()}
+    return TypedDict(record.__name__, keys)  # type: ignore[operator]
 
 
 class Completed(Record):
