@@ -20,10 +20,15 @@ from bench.sidebyside import BASELINE, Client, Job, measure
 
 CLIENTS = (
     Client("reemote, command", "probe-reemote", task="command"),
+    Client("reemote, question", "probe-reemote", task="question"),
+    Client("reemote, script", "probe-reemote", task="script"),
     Client("reemote, file", "probe-reemote", task="file"),
     Client(BASELINE, "probe-asyncssh", task="command"),
 )
 AIMS = (
+    Aim("time of the work, question", against("work_wall", "reemote, question"), 0.25),
+    Aim("processors, work, question", against("work_cpu", "reemote, question"), 0.25),
+    Aim("time of the work, script", against("work_wall", "reemote, script"), 0.5),
     Aim("time of the work, file", against("work_wall", "reemote, file"), 0.25),
     Aim("processors, work, file", against("work_cpu", "reemote, file"), 0.25),
 )

@@ -6,6 +6,7 @@ An answer must hold a word that only this run knows.
 from __future__ import annotations
 
 import asyncio
+import shlex
 from collections.abc import Awaitable, Callable
 
 import asyncssh
@@ -19,8 +20,18 @@ Question = Callable[[SshHost, str], Awaitable[str]]
 
 
 async def command(host: SshHost, word: str) -> str:
-    """Run a command, as operations do."""
+    """Run a command as users do, in a session of its own."""
     return (await host.run(f"echo {word}")).stdout
+
+
+async def question(host: SshHost, word: str) -> str:
+    """Run a command of ours in the shell that the connection keeps."""
+    return (await host.run(f"echo {word}", question=True)).stdout
+
+
+async def script(host: SshHost, word: str) -> str:
+    """Run a script of ours there, in a shell of its own, as the queries of packages are."""
+    return (await host.run(shlex.join(["exec", "sh", "-c", 'echo "$1"', "sh", word]), question=True)).stdout
 
 
 async def file(host: SshHost, word: str) -> str:
@@ -29,21 +40,21 @@ async def file(host: SshHost, word: str) -> str:
         return (await files.realpath(word)).decode().rpartition("/")[2]
 
 
-QUESTIONS: dict[str, Question] = {"command": command, "file": file}
+QUESTIONS: dict[str, Question] = {"command": command, "question": question, "script": script, "file": file}
 """By the name of the task."""
 
 
 def reemote_tasks() -> dict[str, Task]:
-    return {name: ours(question) for name, question in QUESTIONS.items()}
+    return {name: ours(ask) for name, ask in QUESTIONS.items()}
 
 
-def ours(question: Question) -> Task:
+def ours(ask: Question) -> Task:
     async def work(spec: Spec, clock: Clock) -> Heard:
         [item] = inventory_of(spec).hosts
         async with Pool() as pool, pool.host(item) as host:
-            await question(host, CONNECTED)
+            await ask(host, CONNECTED)
             with clock:
-                heard = [await question(host, f"{spec.word}-{number}") for number in range(spec.commands)]
+                heard = [await ask(host, f"{spec.word}-{number}") for number in range(spec.commands)]
         return {item.host: heard}
 
     return lambda spec, clock: asyncio.run(work(spec, clock))

@@ -228,11 +228,12 @@ async def test_options_of_one_host_stay_with_it(user_sshd: UserSshd) -> None:
         )
         pool.prepare(hosts.hosts)
         plans = [pool._plan(item) for item in hosts.hosts]
-        assert len({id(plan.arguments) for plan in plans}) == 1
-        assert [plan.options.port for plan in plans] == [user_sshd.port, user_sshd.port, 1]
+        assert len({id(plan.options) for plan in plans}) == 1
+        before = dict(vars(plans[0].options))
         responses = await execute(lambda: Shell(cmd="echo in"), hosts, pool=pool)
         assert [response.error for response in responses] == [False, False, True]
         assert responses[2].value == "ConnectionRefusedError"
+        assert vars(plans[0].options) == before
 
 
 async def test_a_name_that_asyncssh_completes_keeps_our_trust(

@@ -7,7 +7,7 @@ import contextlib
 import re
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import asyncssh
 import pytest
@@ -50,9 +50,9 @@ async def sessions_of(host: SshHost) -> int:
 
 
 async def shell_of(host: SshHost) -> KeptShell:
-    lease = (await host.link())._shell._current
+    lease = (await host.link())._shared._known[KeptShell]._current
     assert lease is not None
-    return lease.client
+    return cast(KeptShell, lease.client)
 
 
 ODD: dict[str, tuple[str, bytes, bytes, int]] = {
@@ -188,8 +188,7 @@ async def test_a_host_without_a_shell(make_user_sshd: MakeUserSshd, forced: str)
         for _ in range(2):
             record = await ask(host, "echo asked")
             assert (record.stdout_bytes, record.exit_status) == (expected.stdout_bytes, expected.exit_status)
-        link = await host.link()
-        assert link._shell in link._absent
+        assert (await host.link())._shared._absent == {KeptShell}
 
 
 async def test_a_host_that_does_not_start_it_in_time(
@@ -307,7 +306,7 @@ async def test_what_needs_a_session_of_its_own_gets_one(user_sshd: UserSshd) -> 
         ]
         for question in shells:
             assert (await question()).stdout.strip() == "input"
-        assert (await host.link())._shell._current is None
+        assert KeptShell not in (await host.link())._shared._known
 
 
 async def test_a_host_that_lies() -> None:

@@ -29,7 +29,7 @@ from ..transfer.pump import digest
 from .errors import run_failure
 from .opened import NOT_BELIEVED, SftpFile, attributes_of, settings
 from .probes import Probes
-from .sessions import SftpSession
+from .shared import SftpSession
 
 T = TypeVar("T")
 

@@ -34,7 +34,7 @@ from .link import Link
 from .options import SESSION_OPTIONS, check_names
 from .proofs import Proofs
 from .request import Request
-from .sessions import SftpSession
+from .shared import SftpSession
 from .sink import Sink
 from .wire import Become
 

@@ -44,17 +44,10 @@ _NO_DELAY = getattr(socket, "TCP_QUICKACK", None)
 as long as the server has not turned Nagle's algorithm off: sshd does so with the first command."""
 
 
-def placed(options: asyncssh.SSHClientConnectionOptions, host: str, port: int) -> asyncssh.SSHClientConnectionOptions:
-    """Give options that were worked out without a host for one host: a copy, without working them out again."""
-    own: Any = copy.copy(options)
-    own.kwargs = {**own.kwargs, "host": host, "port": port}
-    own.orig_host = own.host = host
-    own.port = port
-    return cast(asyncssh.SSHClientConnectionOptions, own)
-
-
 async def connect(
     options: asyncssh.SSHClientConnectionOptions,
+    host: str,
+    port: int,
     *,
     client_factory: Callable[[], asyncssh.SSHClient],
     known_hosts: Any,
@@ -65,7 +58,10 @@ async def connect(
     """Connect as ``asyncssh.connect()`` does, by options that are worked out already, and without its time limit.
 
     Args:
-        options: All options but those that have an argument here, the host included. They are not changed.
+        options: All options but those that have an argument here; they are not changed, and may be shared. Those that
+            were worked out for a host, as an ``ssh_config`` needs, are for that one.
+        host: The name or address to connect to.
+        port: The port.
         client_factory: Makes the object that asyncssh asks about keys.
         known_hosts: The keys that are trusted, in a form that asyncssh takes.
         password: The password of the user.
@@ -77,9 +73,12 @@ async def connect(
         OSError: The host cannot be reached.
     """
     own: Any = copy.copy(options)
+    # asyncssh works all out again from these for a host whose name it completes.
+    given = {"host": host, "port": port, "client_factory": client_factory, "known_hosts": known_hosts}
+    own.kwargs = {**own.kwargs, **given, "password": password}
+    if not cast(Any, options).host:
+        own.orig_host, own.host, own.port = host, host, port
     own.protocol_factory, own.known_hosts, own.password = client_factory, known_hosts, password
-    # asyncssh works them out again from these for a host whose name it completes.
-    own.kwargs = {**own.kwargs, "client_factory": client_factory, "known_hosts": known_hosts, "password": password}
     own.agent_path = own.agent_path or None  # where there is none, asyncssh would look for it all the same
     # The signature that a server wants is noted in the key; servers differ.
     own.client_keys = [copy.copy(key) for key in own.client_keys or ()]
@@ -88,6 +87,7 @@ async def connect(
     made = await _connect(
         own, config, loop, flags, sock, lambda: LeanConnection(loop, own, wait="auth"), "Connecting to"
     )
+    made.forget()
     return cast(asyncssh.SSHClientConnection, made)
 
 
@@ -101,6 +101,13 @@ class LeanConnection(asyncssh.SSHClientConnection):
         self._proves_key = _begins_with_own_key(options)
         self._socket: Any = None
         super().__init__(loop, options, wait=wait)
+
+    def forget(self) -> None:
+        """Let go of what was for the login only: some KiB, for each connection that stands."""
+        self._client_kexinit = self._server_kexinit = b""
+        self._server_sig_algs = set()
+        self._client_keys = []
+        self._options.kwargs = {}
 
     # What is logged
 

@@ -7,10 +7,9 @@ import contextlib
 import logging
 import random
 import shlex
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from functools import partial
-from typing import Any, TypeVar, cast
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Any, cast
 
 import asyncssh
 
@@ -29,22 +28,18 @@ from ..core.host import looked_up
 from ..core.response import Completed
 from ..core.secrets import Scrubber
 from . import lean
-from .errors import connect_failure, run_failure
+from .errors import connect_failure
 from .hostkeys import HostKeyClient
 from .lean import LeanChannel
 from .options import Plan
 from .places import Places
 from .process import CommandSession, Process
 from .request import Request
-from .runner import Runner
-from .sessions import PATIENCE, Sessions, SftpSession, Shared, Unavailable, end_sftp
-from .sftp import start
-from .shell import KeptShell
+from .sessions import PATIENCE, Sessions
+from .shared import SftpSession, SharedSessions
 from .wire import KILL, Become
 
 log = logging.getLogger("reemote")
-
-S = TypeVar("S", KeptShell, Runner)
 
 # asyncssh logs commands, and what goes wrong may name what was sent.
 for _name in ("reemote", "asyncssh", "asyncssh.sftp"):
@@ -107,6 +102,8 @@ async def _attempt(plan: Plan) -> Link:
         async with asyncio.timeout(plan.timeout or None):
             connection = await lean.connect(
                 plan.options,
+                plan.host,
+                plan.port,
                 client_factory=factory,
                 known_hosts=plan.trust.known_hosts(),
                 password=password,
@@ -139,11 +136,7 @@ class Link:
         """How many runs hold the connection at the moment."""
         self._connection = connection
         self._sessions = Sessions(plan.max_sessions, connection.is_closed)
-        self._sftp: dict[Become | None, Shared[asyncssh.SFTPClient]] = {}
-        self._shell = Shared(partial(KeptShell.start, connection), KeptShell.close, self._sessions, self._spare)
-        self._runner = Shared(self._start_runner, Runner.close, self._sessions, self._spare)
-        self._absent: set[Shared[Any]] = set()
-        """What the host does not have."""
+        self._shared = SharedSessions(connection, self._sessions)
         self._running = Places(plan.max_sessions)
 
     @property
@@ -185,7 +178,7 @@ class Link:
             return await self._start(session, request, interrupted)
 
         try:
-            async with self._sessions.open(start, self._spare, _when_closed) as process:
+            async with self._sessions.open(start, self._shared.spare, _when_closed) as process:
                 return await self._finish(process, interrupted)
         except (asyncssh.Error, OSError) as error:
             raise self._start_failure(error, session, request) from error
@@ -201,8 +194,8 @@ class Link:
 
     async def _ask(self, request: Request, interrupted: Callable[[Completed], None]) -> Completed | None:
         """Run a command in the shell that the connection keeps; ``None`` where there is none, or it is busy."""
-        async with self._lease(self._shell) as shell:
-            if shell is None or not shell.is_free:
+        async with self._shared.shell() as shell:
+            if shell is None:
                 return None
             session = CommandSession(request)
             process = Process(request, session, shell.run(session, request.wire(None)), _deadline(request))
@@ -211,8 +204,8 @@ class Link:
 
     async def _run_in_runner(self, request: Request, interrupted: Callable[[Completed], None]) -> Completed | None:
         """Run a command in the runner; ``None`` where there is none, or it cannot start it."""
-        async with self._lease(self._runner) as runner:
-            if runner is None or runner.is_closed:
+        async with self._shared.runner() as runner:
+            if runner is None:
                 return None
             session = CommandSession(request)
             channel, _ = runner.create_session(lambda: session, request.wire(None), has_input=False)
@@ -235,34 +228,6 @@ class Link:
             if not self.is_closed:
                 error.detail = f"{what} has ended on the host, and nobody knows what became of the command"
             raise
-
-    @asynccontextmanager
-    async def _lease(self, shared: Shared[S]) -> AsyncIterator[S | None]:
-        """Join a shared session; ``None`` where the host does not have it, or has no place for it."""
-        lease = None
-        if shared not in self._absent:
-            try:
-                lease = await shared.join()
-            except Unavailable as error:
-                log.debug("%s: %s", self.plan.where, error)
-                self._absent.add(shared)
-            except (asyncssh.Error, OSError) as error:
-                log.debug("%s: %s", self.plan.where, error)  # what is wrong shows with the command's own session
-        if lease is None:
-            yield None
-            return
-        try:
-            yield lease.client
-        finally:
-            if lease.client.is_closed:
-                lease.retire()
-            await lease.leave()
-
-    async def _start_runner(self) -> Runner:
-        runner = await Runner.start(self._connection)
-        if runner is None:
-            raise Unavailable("no runner")
-        return runner
 
     async def _finish(self, process: Process, interrupted: Callable[[Completed], None]) -> Completed:
         try:
@@ -401,32 +366,9 @@ class Link:
 
     # Files
 
-    @asynccontextmanager
-    async def sftp(self, who: Become | None = None) -> AsyncIterator[SftpSession]:
-        """Give the connection's SFTP session for the files of a user, which all who ask for it share.
-
-        Raises:
-            HostError: The session cannot be opened. What its client raises comes as it is.
-        """
-        if who not in self._sftp:
-            self._sftp[who] = Shared(partial(start, self._connection, who), end_sftp, self._sessions, self._spare)
-        try:
-            session = await self._sftp[who].join()
-        except (asyncssh.Error, OSError) as error:
-            if self.is_closed:
-                raise ConnectionLost("the connection was lost", outcome="not_started") from error
-            raise run_failure(error, "not_started") or error from error
-        try:
-            yield session
-        finally:
-            await session.leave()
-
-    async def _spare(self) -> None:
-        """Give up the shared sessions that nobody uses: their places are needed."""
-        await self._shell.spare()
-        await self._runner.spare()
-        for shared in list(self._sftp.values()):
-            await shared.spare()
+    def sftp(self, who: Become | None = None) -> AbstractAsyncContextManager[SftpSession]:
+        """Give the connection's SFTP session for the files of a user; see :meth:`SharedSessions.sftp`."""
+        return self._shared.sftp(who)
 
 
 def _when_closed(process: Process, callback: Callable[[], None]) -> None:

@@ -18,7 +18,6 @@ from ..core.errors import InventoryError, SecretNotFound
 from ..core.inventory import Connection, complaints
 from ..core.secrets import resolve, reveal
 from .hostkeys import PORT, Trust
-from .lean import placed
 
 DEFAULTS: dict[str, Any] = {
     "connect_timeout": 10,
@@ -82,7 +81,7 @@ class Plan:
     arguments: Mapping[str, Any] = field(repr=False)
     """Arguments of ``asyncssh.connect()``, secrets in the clear."""
     options: asyncssh.SSHClientConnectionOptions = field(repr=False)
-    """What asyncssh makes of them for this host."""
+    """What asyncssh makes of them; the same object for hosts that share them, unless it depends on the host."""
     has_plain_sessions: bool
     """Whether sessions have no options that hold for all of the connection."""
     key: tuple[Any, ...] = field(repr=False)
@@ -129,9 +128,8 @@ class Plans:
                 self._common.clear()
             self._common[shared] = common
         host, port = connection.address or name, connection.port or PORT
-        if common.made is not None:
-            made = placed(common.made, host, port)
-        else:
+        made = common.made
+        if made is None:
             made = _checked({**common.arguments, "host": host, "port": port}, f"{name}: connection")
         return Plan(
             name=name,
@@ -181,7 +179,7 @@ def _worked_out(connection: Connection, options: dict[str, Any]) -> _Common:
     trust = Trust(connection.host_keys, given.pop("known_hosts", ()))
     arguments = {**DEFAULTS, **_keys(given, host), **_without_keys(given)}
     if not arguments["config"]:
-        return _Common(trust, arguments, _checked(arguments, f"{host}: connection"))
+        return _Common(trust, arguments, _checked({**arguments, "host": ""}, f"{host}: connection"))
     if "encryption_algs" not in given:
         del arguments["encryption_algs"]  # a named ssh_config may have a choice of its own
     return _Common(trust, arguments, None)

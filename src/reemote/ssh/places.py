@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from types import TracebackType
 
 
@@ -17,7 +16,7 @@ class Places:
         self.ceiling = most
         self.most = most
         self.taken = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._waiting: list[asyncio.Future[None]] = []  # a deque takes more, and each connection has one
 
     @property
     def is_full(self) -> bool:
@@ -33,7 +32,7 @@ class Places:
         """Wait for a place and take it; before all others that wait, if *first*."""
         while self.is_full:
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            (self._waiting.appendleft if first else self._waiting.append)(turn)
+            self._waiting.insert(0 if first else len(self._waiting), turn)
             try:
                 await turn
             except asyncio.CancelledError:
@@ -50,7 +49,7 @@ class Places:
     def _call_next(self) -> None:
         free = self.most - self.taken
         while self._waiting and free > 0:
-            turn = self._waiting.popleft()
+            turn = self._waiting.pop(0)
             if not turn.done():
                 turn.set_result(None)
                 free -= 1

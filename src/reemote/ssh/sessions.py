@@ -1,18 +1,15 @@
-"""The sessions of one connection: how many the host allows, and those that all share."""
+"""The sessions of one connection: how many the host allows, and who waits for a place."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Generic, TypeVar
+from contextlib import asynccontextmanager
+from typing import TypeVar
 
 import asyncssh
 
 from .places import Places
-
-log = logging.getLogger("reemote")
 
 T = TypeVar("T")
 
@@ -25,9 +22,6 @@ just ended may still count for a moment."""
 
 CLOSING = 2.0
 """Seconds that a session's place is kept for it while the host does not say that it is closed."""
-
-GOODBYE = 1.0
-"""Seconds that a host's SFTP server has to end when it is told to."""
 
 
 class Unavailable(Exception):
@@ -101,103 +95,3 @@ class Sessions:
 
         timer = asyncio.get_running_loop().call_later(CLOSING, give)
         return give
-
-
-class Shared(Generic[T]):
-    """A session that all of a connection share: opened when first needed, and replaced when it has died.
-
-    Args:
-        start: Starts it.
-        end: Ends it.
-        sessions: Has a place for it.
-        spare: Gives up what else can be, for its place.
-    """
-
-    def __init__(
-        self,
-        start: Callable[[], Awaitable[T]],
-        end: Callable[[T], Awaitable[None]],
-        sessions: Sessions,
-        spare: Callable[[], Awaitable[None]],
-    ) -> None:
-        self._start = start
-        self._end = end
-        self._sessions = sessions
-        self._spare = spare
-        self._current: Lease[T] | None = None
-        self._opening = asyncio.Lock()
-
-    async def join(self) -> Lease[T]:
-        """Give the session to one more user, who has to leave it."""
-        async with self._opening:
-            if self._current is None:
-                async with AsyncExitStack() as stack:
-                    place = self._sessions.open(self._start, self._spare)
-                    client = await stack.enter_async_context(place)
-                    stack.push_async_callback(self._end, client)
-                    self._current = Lease(self, client, stack.pop_all())
-            self._current.users += 1
-            return self._current
-
-    def is_current(self, lease: Lease[T]) -> bool:
-        """Whether others will join *lease*."""
-        return lease is self._current
-
-    def retire(self, lease: Lease[T]) -> None:
-        """Let nobody else join *lease*."""
-        if lease is self._current:
-            self._current = None
-
-    async def spare(self) -> None:
-        """Close the session while nobody uses it: a command needs its place."""
-        lease = self._current
-        if lease is not None and not lease.users:
-            self.retire(lease)
-            await lease.close()
-
-    @property
-    def is_wanted(self) -> bool:
-        """Whether somebody waits for the session's place."""
-        return self._sessions.places.is_wanted
-
-
-class Lease(Generic[T]):
-    """One shared session with its users."""
-
-    def __init__(self, shared: Shared[T], client: T, stack: AsyncExitStack) -> None:
-        self.client = client
-        self.users = 0
-        self._shared = shared
-        self._stack = stack
-
-    def retire(self) -> None:
-        """Let nobody else join: the session is dead, or may be stuck. The last who leaves closes it."""
-        self._shared.retire(self)
-
-    async def leave(self) -> None:
-        """Give the session back."""
-        self.users -= 1
-        if self.users:
-            return
-        if not self._shared.is_current(self):
-            await self.close()
-        elif self._shared.is_wanted:
-            await self._shared.spare()
-
-    async def close(self) -> None:
-        """End the session and give up its place."""
-        await self._stack.aclose()
-
-
-SftpSession = Lease[asyncssh.SFTPClient]
-"""The SFTP session of a connection, for the files of one user."""
-
-
-async def end_sftp(client: asyncssh.SFTPClient) -> None:
-    """Tell an SFTP server to end, and wait for it, but not for long."""
-    client.exit()
-    try:
-        async with asyncio.timeout(GOODBYE):
-            await client.wait_closed()
-    except TimeoutError:
-        log.warning("an SFTP server did not end within %g s of being told to; it is left alone", GOODBYE)
