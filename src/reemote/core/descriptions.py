@@ -11,6 +11,7 @@ import inspect
 import sys
 from collections.abc import Iterator
 from functools import cache
+from types import ModuleType
 from typing import Any
 
 from pydantic import BaseModel, GetJsonSchemaHandler
@@ -44,7 +45,8 @@ def _texts(cls: type) -> dict[str, str]:
     """Give the strings under the annotated names of a class."""
     if not getattr(cls, "__annotations__", None):
         return {}
-    found = _classes_in(cls.__module__).get(cls.__qualname__)
+    module = sys.modules.get(cls.__module__)
+    found = _classes_in(module).get(cls.__qualname__) if module is not None else None
     return dict(_described(found)) if found is not None else {}
 
 
@@ -61,11 +63,11 @@ def _described(body: ast.ClassDef) -> Iterator[tuple[str, str]]:
 
 
 @cache
-def _classes_in(module: str) -> dict[str, ast.ClassDef]:
+def _classes_in(module: ModuleType) -> dict[str, ast.ClassDef]:
     """Give the classes of a module by their qualified names, as far as its source is there."""
     try:
-        tree = ast.parse(inspect.getsource(sys.modules[module]))
-    except (KeyError, OSError, TypeError, SyntaxError):
+        tree = ast.parse(inspect.getsource(module))
+    except (OSError, TypeError, SyntaxError):
         return {}
     return dict(_classes_below(tree, ""))
 

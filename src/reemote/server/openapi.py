@@ -347,7 +347,7 @@ def polish(document: Schema, settings: Settings) -> Schema:
 def _add_schemas(schemas: dict[str, Schema]) -> None:
     """Add the schemas that are not of operations, and leave out those of FastAPI that nothing uses."""
     host = _options(limits.HostConnection, "HostConnection", "How to reach a host: options of `asyncssh.connect()`.")
-    for name in ("host", "host_keys", "max_sessions"):
+    for name in ("host", "host_keys", "max_sessions", "runner"):
         host["properties"][name] = _without(host["properties"][name], "null")
     schemas["HostConnection"] = {**host, "required": ["host"]}
     for name, model in OPTIONS.items():
