@@ -163,7 +163,7 @@ def openssh_tasks(*options: str) -> dict[str, Task]:
     def warm(spec: Spec, clock: Clock) -> Heard:
         socket = ["-S", f"{spec.directory}/%h"]
         with programs(spec) as used:
-            master = f'exec {ssh(spec, *socket, "-M", "-f", "-N", "-o", "ControlPersist=yes")} "$0"'
+            master = f'exec {ssh(spec, *socket, "-M", "-f", "-N", "-o", "ControlPersist=yes")} "$0" >/dev/null'
             run(spec, PARALLEL, master)
             with clock:
                 before = used()

@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,9 @@ from reemote import Connection
 
 from .beds import Bed
 from .clients import Spec
+
+LONGEST = 900.0
+"""Seconds until a run that does not end is rejected."""
 
 BASELINE = "asyncssh"
 
@@ -182,9 +186,12 @@ def run_process(bed: Bed, client: Client, spec: Spec) -> tuple[float, float]:
         given.seek(0)
         start = time.perf_counter()
         process = bed.start(command, stdin=given, stdout=output, stderr=output)
+        late = threading.Timer(LONGEST, process.kill)
+        late.start()
         try:
             state, cpu = wait(process)
         finally:
+            late.cancel()
             process.kill()  # where the wait was interrupted
             process.wait()
         wall = time.perf_counter() - start

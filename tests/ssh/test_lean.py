@@ -24,7 +24,7 @@ from tests.ssh.hosts import inventory, only
 
 pytestmark = pytest.mark.slow
 
-IGNORE, USERAUTH_REQUEST, EOF, CLOSE = 2, 50, 96, 97
+IGNORE, KEXINIT, USERAUTH_REQUEST, EOF, CLOSE = 2, 20, 50, 96, 97
 
 
 class Watch:
@@ -165,6 +165,17 @@ async def test_packets_are_logged_where_somebody_wants_them(
     text = caplog.text
     for seen in ("Sent MSG_KEXINIT", "Received MSG_USERAUTH_SUCCESS", "Sent MSG_CHANNEL_REQUEST", "MSG_CHANNEL_CLOSE"):
         assert seen in text
+
+
+async def test_keys_are_exchanged_again_when_their_time_has_come(user_sshd: UserSshd, watch: Watch) -> None:
+    """What the first exchange needed is forgotten by then."""
+    async with Pool() as pool:
+        hosts = inventory(user_sshd.connection(rekey_bytes=200_000))
+        for _ in range(3):
+            [response] = await execute(lambda: Shell(cmd="cat", stdin="x" * 300_000), hosts, pool=pool)
+            assert len(response.value.stdout) == 300_000
+        assert Counter(watch.packets)[KEXINIT] >= 3
+        assert pool.open_connections == 1
 
 
 async def test_sessions_with_options_go_the_long_way(user_sshd: UserSshd, monkeypatch: pytest.MonkeyPatch) -> None:

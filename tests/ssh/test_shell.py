@@ -180,8 +180,11 @@ async def test_noise_of_the_login(make_user_sshd: MakeUserSshd) -> None:
 
 
 @pytest.mark.parametrize("forced", ["cat", "exit 3", "echo no shell"])
-async def test_a_host_without_a_shell(make_user_sshd: MakeUserSshd, forced: str) -> None:
+async def test_a_host_without_a_shell(
+    make_user_sshd: MakeUserSshd, monkeypatch: pytest.MonkeyPatch, forced: str
+) -> None:
     """What is not our shell gets no command; each runs in a session of its own, as ever."""
+    monkeypatch.setattr(kept, "PATIENCE", 0.5)
     server = make_user_sshd(ForceCommand=forced)
     async with host_of(server) as host:
         expected = await host.run("echo asked")
@@ -214,7 +217,7 @@ async def test_the_shell_dies_while_it_runs_something(user_sshd: UserSshd) -> No
     async with host_of(user_sshd) as host:
         link = await host.link()
         with pytest.raises(ConnectionLost) as caught:
-            await ask(host, f"echo once >>{ran}; kill -9 $$; sleep 5")
+            await ask(host, f"echo once >>{ran}; kill -9 $$")
         assert caught.value.outcome == "unknown"
         assert "the shell that asks for us has ended" in caught.value.detail
         assert ran.read_text() == "once\n"

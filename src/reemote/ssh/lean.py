@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, cast
 import asyncssh
 from asyncssh.connection import _connect
 from asyncssh.logging import SSHLogger
-from asyncssh.packet import String, UInt32
+from asyncssh.packet import SSHPacketLogger, String, UInt32
 
 _IGNORE, _NEWKEYS, _OPEN = 2, 21, 90
 """The numbers of packets: one that is empty, one after which other keys hold, one that opens a channel (RFC 4250)."""
@@ -91,7 +91,21 @@ async def connect(
     return cast(asyncssh.SSHClientConnection, made)
 
 
-class LeanConnection(asyncssh.SSHClientConnection):
+class _Terse(SSHPacketLogger):
+    """Puts nothing together of a packet unless packets are logged."""
+
+    def log_sent_packet(self, pkttype: int, pktid: int | None, packet: Any, note: str = "") -> None:
+        """Log a packet."""
+        if _packets_are_logged(self.logger):
+            super().log_sent_packet(pkttype, pktid, packet, note)
+
+    def log_received_packet(self, pkttype: int, pktid: int | None, packet: Any, note: str = "") -> None:
+        """Log a packet."""
+        if _packets_are_logged(self.logger):
+            super().log_received_packet(pkttype, pktid, packet, note)
+
+
+class LeanConnection(_Terse, asyncssh.SSHClientConnection):
     """A connection that writes and asks no more than it has to."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, options: Any, wait: str) -> None:
@@ -117,16 +131,6 @@ class LeanConnection(asyncssh.SSHClientConnection):
         if self._quiet is None:
             self._quiet = Quiet.of(super().logger)
         return self._quiet
-
-    def log_sent_packet(self, pkttype: int, pktid: int | None, packet: Any, note: str = "") -> None:
-        """Log a packet."""
-        if _packets_are_logged(self.logger):
-            super().log_sent_packet(pkttype, pktid, packet, note)
-
-    def log_received_packet(self, pkttype: int, pktid: int | None, packet: Any, note: str = "") -> None:
-        """Log a packet."""
-        if _packets_are_logged(self.logger):
-            super().log_received_packet(pkttype, pktid, packet, note)
 
     # What is written
 
@@ -199,7 +203,7 @@ def _is_own(pair: Any) -> bool:
     return isinstance(pair, asyncssh.SSHKeyPair) and pair.get_key_type() == "local" and not pair.use_executor
 
 
-class LeanChannel(asyncssh.SSHClientChannel[bytes]):
+class LeanChannel(_Terse, asyncssh.SSHClientChannel[bytes]):
     """A channel for one command, opened without tasks of its own.
 
     For sessions without options: no terminal, no variables, nothing forwarded.
@@ -271,16 +275,6 @@ class LeanChannel(asyncssh.SSHClientChannel[bytes]):
     def _fail(self, error: BaseException) -> None:
         self._failure = error
         self._tell()
-
-    def log_sent_packet(self, pkttype: int, pktid: int | None, packet: Any, note: str = "") -> None:
-        """Log a packet."""
-        if _packets_are_logged(self.logger):
-            super().log_sent_packet(pkttype, pktid, packet, note)
-
-    def log_received_packet(self, pkttype: int, pktid: int | None, packet: Any, note: str = "") -> None:
-        """Log a packet."""
-        if _packets_are_logged(self.logger):
-            super().log_received_packet(pkttype, pktid, packet, note)
 
 
 class _Answer(NamedTuple):
