@@ -139,8 +139,11 @@ class SshHost:
             is_question=question,
             where=place.get(),
         )
-        async with self._kept(request, output):
+        if output is None:
             completed = await self.run_as(request, connection)
+        else:
+            async with self._kept(request, output):
+                completed = await self.run_as(request, connection)
         if check:
             completed.raise_for_status()
         return completed
@@ -165,10 +168,10 @@ class SshHost:
         return Become("su", known.su_user or "root", password)
 
     @asynccontextmanager
-    async def _kept(self, request: Request, output: int | Path | None) -> AsyncIterator[None]:
+    async def _kept(self, request: Request, output: int | Path) -> AsyncIterator[None]:
         """Say what is to be kept of a command's output, or which file it goes to."""
-        if output is None or isinstance(output, int):
-            request.kept = request.kept if output is None else output
+        if isinstance(output, int):
+            request.kept = output
             yield
             return
         async with AsyncExitStack() as stack:
@@ -183,15 +186,18 @@ class SshHost:
 
     async def run_as(self, request: Request, overrides: Mapping[str, Any] | None) -> Completed:
         """Run a command; on a terminal, where sudo or su works on one only."""
+        if request.who is None:
+            return await self._run(request, overrides)
         async with self._proofs.trial(request.who) as request.passed:
             return await self._run_where_it_can(request, overrides)
 
     async def _run_where_it_can(self, request: Request, overrides: Mapping[str, Any] | None) -> Completed:
-        request.terminal = request.who is not None and request.who.method in self._needs_terminal
+        assert request.who is not None
+        request.terminal = request.who.method in self._needs_terminal
         try:
             return await self._run(request, overrides)
         except TerminalRequired as error:
-            if request.terminal or request.who is None:
+            if request.terminal:
                 raise
             if not isinstance(request.stdin, bytes | None):
                 error.detail += "; its input is not known to its end, so it cannot run on one"

@@ -49,8 +49,8 @@ class Sessions:
     ) -> AsyncIterator[T]:
         """Open a session by *attempt* and hold its place until the end of the context.
 
-        A session that may not be closed by then keeps its place until *closed* calls what it is given, but not for
-        longer than :data:`CLOSING`.
+        A session that may not be closed by then keeps its place, if places are scarce, until *closed* calls what it
+        is given, but not for longer than :data:`CLOSING`.
 
         Where the host refuses a session, its limit is lower than ours: we learn it, and wait for one
         of ours to end. *spare* gives up what can be.
@@ -80,7 +80,11 @@ class Sessions:
         try:
             yield opened
         finally:
-            closed(opened, self._giver())
+            # While half of the places are free, those that are closing may count twice.
+            if 2 * places.taken <= places.most:
+                places.give()
+            else:
+                closed(opened, self._giver())
 
     def _giver(self) -> Callable[[], None]:
         """Make a function that gives a place back: when it is called, or else after a while, and once only."""
