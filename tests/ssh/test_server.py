@@ -386,6 +386,7 @@ async def test_a_client_need_not_wait_for_a_background_child(client: asyncssh.SS
 async def test_output_may_be_closed_before_the_end(client: asyncssh.SSHClientConnection) -> None:
     command = "exec >&- 2>&-; read line; exit 6"
     channel, watch = await watch_command(client, command)
+    await eventually(lambda: watch.events)
     channel.write(b"go\n")
     assert await watch.ended == 6
     await channel.wait_closed()
