@@ -151,9 +151,12 @@ async def test_through_a_jump_host_and_a_program(user_sshd: UserSshd) -> None:
     async with asyncssh.connect(**options) as jump:
         through = await only(lambda: Shell(cmd="echo jumped"), **{**options, "tunnel": jump})
         assert through.value.stdout == "jumped\n"
-    program = f"bash -c 'exec 3<>/dev/tcp/127.0.0.1/{user_sshd.port}; cat <&3 & exec cat >&3'"
+    # One process, which ends with its connection: a child that it left would hold the server's session.
+    there = f"-o UserKnownHostsFile={user_sshd.known_hosts} {user_sshd.username}@127.0.0.1"
+    program = f"ssh -F none -i {user_sshd.client_key} -p {user_sshd.port} -W 127.0.0.1:{user_sshd.port} {there}"
     piped = await only(lambda: Shell(cmd="echo piped"), **{**options, "proxy_command": program})
     assert piped.value.stdout == "piped\n"
+    await asyncio.to_thread(user_sshd.wait_idle)
 
 
 async def test_packets_are_logged_where_somebody_wants_them(
