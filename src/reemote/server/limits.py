@@ -17,7 +17,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from ..core.errors import InventoryError, ReemoteError
 from ..core.inventory import Connection, complaints
 from ..core.secrets import MASK, NAMES, is_reference
-from ..ssh.options import plan
+from ..ssh.options import PLACE, plan
 
 _Key = Annotated[str, Field(pattern=r"^[A-Za-z0-9_@][A-Za-z0-9_.@-]{0,100}$")]
 _Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
@@ -103,8 +103,6 @@ class SessionOptions(_Options):
 
 
 CONNECTION = frozenset(HostConnection.model_fields)
-PLACE = frozenset({"address", "host", "port"})
-"""The options that say where to connect to."""
 SESSION = frozenset(SessionOptions.model_fields)
 
 _HARMLESS = CONNECTION - PLACE - {"host_keys"}

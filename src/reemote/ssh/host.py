@@ -31,7 +31,7 @@ from ..core.secrets import reveal
 from ..transfer.local import here
 from .files import Directory, SftpFiles
 from .link import Link
-from .options import SESSION_OPTIONS, check_names
+from .options import PLACE, SESSION_OPTIONS, check_names
 from .proofs import Proofs
 from .request import Request
 from .shared import SftpSession
@@ -40,10 +40,6 @@ from .wire import Become
 
 FINAL = (PermissionDenied, HostKeyNotVerifiable, HostKeyChanged, HostKeyRevoked)
 """Failures that are not tried again in the same run: each further attempt could lock the user out."""
-
-
-PLACE = frozenset({"host", "address", "port"})
-"""Connection options that lead to another place than the inventory does."""
 
 
 class Links(Protocol):

@@ -3,8 +3,9 @@
 ``asyncssh.connect()`` works out all options anew for each connection, in a thread, asks the server
 twice before it logs in, writes each packet by itself and an empty one before it, and puts together
 log entries that nobody reads. None of that can be turned off. So this is the one place that knows
-asyncssh from inside: its function ``_connect``, and some methods of its connection that have no
-underscore and no documentation either. ``tests/ssh/test_lean.py`` fails when they change.
+asyncssh from inside: its function ``_connect``, the attributes of its options, and of its connections and
+channels some methods without documentation, and some attributes with an underscore.
+``tests/ssh/test_lean.py`` fails when they change.
 """
 
 from __future__ import annotations

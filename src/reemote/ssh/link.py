@@ -170,7 +170,7 @@ class Link:
         """
         if request.is_simple and (answer := await self._run_in_shared(request, interrupted)) is not None:
             return answer
-        session = CommandSession(request)
+        session: CommandSession | None = None
 
         async def start() -> Process:
             nonlocal session
@@ -268,9 +268,9 @@ class Link:
                 raise request.late(nothing) from None
             raise
 
-    def _start_failure(self, error: Exception, session: CommandSession, request: Request) -> HostError:
+    def _start_failure(self, error: Exception, session: CommandSession | None, request: Request) -> HostError:
         if self.is_closed or not isinstance(error, asyncssh.ChannelOpenError):
-            if session.channel is None:
+            if session is None or session.channel is None:
                 return ConnectionLost("the connection was lost before the command was sent", outcome="not_started")
             return ConnectionLost(
                 "the connection was lost as the command was sent",

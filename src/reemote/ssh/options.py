@@ -41,10 +41,12 @@ ChaCha20 takes twice the time where processors have instructions for AES.
 """
 
 _OURS = frozenset({"address", "host_keys", "max_sessions", "runner"})
-_PLACE = frozenset({"host", "address", "port"})
-_NOT_PASSED = _OURS | _PLACE
 _OF_CONNECT = frozenset({"flags", "sock"})
 _ALSO = frozenset({"family", "local_addr", "tunnel", "options"})
+
+PLACE = frozenset({"host", "address", "port"})
+"""Connection options that lead to another place than the inventory does."""
+
 MOST_COMMON = 256
 """How many different sets of options are kept."""
 
@@ -120,7 +122,7 @@ class Plans:
         name = connection.host
         options = {name: reveal(value) for name, value in connection.options().items()}
         key = tuple(sorted((name, _hashable(value)) for name, value in options.items()))
-        shared = tuple(pair for pair in key if pair[0] not in _PLACE)
+        shared = tuple(pair for pair in key if pair[0] not in PLACE)
         common = self._common.get(shared)
         if common is None:
             common = _worked_out(connection, options)
@@ -172,7 +174,7 @@ def _worked_out(connection: Connection, options: dict[str, Any]) -> _Common:
     check_names(options, CONNECTION_OPTIONS | _OURS, f"{host}: connection")
     if options.get("passphrase") is not None:
         options = {**options, "passphrase": _passphrase(options["passphrase"], host)}
-    given = {name: value for name, value in options.items() if name not in _NOT_PASSED and value is not None}
+    given = {name: value for name, value in options.items() if name not in _OURS | PLACE and value is not None}
     for name in ("known_hosts", "client_keys", "agent_path", "config"):
         if name in options:  # None means something for these
             given[name] = options[name]

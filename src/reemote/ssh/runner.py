@@ -9,16 +9,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import secrets
 from collections.abc import Callable
 from itertools import count
-from typing import Any, cast
+from typing import cast
 
 import asyncssh
 
 from .process import STDERR, CommandSession
 from .runner_channel import RunnerChannel
 from .runner_program import CHUNK, HEADER, PROGRAM, starting
+from .sessions import abort_opened
+from .wire import nonce
 
 log = logging.getLogger("reemote")
 
@@ -69,7 +70,7 @@ class Runner:
         finally:
             if not is_there:
                 log.debug("no runner; the host says %r", stream.said)
-                opening.add_done_callback(_abort)
+                opening.add_done_callback(abort_opened)
         return runner if is_there else None
 
     def create_session(
@@ -195,7 +196,7 @@ class _Stream(asyncssh.SSHClientSession[bytes]):
         """Nothing follows."""
         self._receive = receive
         self._lose = lose
-        self.mark = secrets.token_hex(16)
+        self.mark = nonce()
         self._before = b""
         self._is_found = False
         self._said = b""
@@ -260,8 +261,3 @@ class _Stream(asyncssh.SSHClientSession[bytes]):
             self.is_over = True
             self.news.set()
             self._lose(error)
-
-
-def _abort(opening: asyncio.Task[tuple[asyncssh.SSHClientChannel[Any], asyncssh.SSHClientSession[Any]]]) -> None:
-    if not opening.cancelled() and opening.exception() is None:
-        opening.result()[0].abort()

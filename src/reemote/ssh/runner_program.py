@@ -26,6 +26,8 @@ from __future__ import annotations
 import shlex
 import struct
 
+from .wire import halves
+
 HEADER = struct.Struct(">cII")
 
 CHUNK = 64 * 1024
@@ -55,8 +57,7 @@ _LAST = "; exit"
 
 def starting(mark: str, size: int) -> str:
     """Write the command that starts Python, for a program of *size* bytes once the mark has come."""
-    middle = len(mark) // 2
-    return shlex.join(["sh", "-c", _SCRIPT, "sh", mark[:middle], mark[middle:], _LOADER, str(size)]) + _LAST
+    return shlex.join(["sh", "-c", _SCRIPT, "sh", *halves(mark), _LOADER, str(size)]) + _LAST
 
 
 PROGRAM = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import asyncssh
 
@@ -26,6 +26,12 @@ CLOSING = 2.0
 
 class Unavailable(Exception):
     """The host does not have what was to be started; nothing has run there."""
+
+
+def abort_opened(opening: asyncio.Task[tuple[asyncssh.SSHClientChannel[Any], asyncssh.SSHClientSession[Any]]]) -> None:
+    """Close the channel of a session that nobody wants any more, if it was opened after all."""
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result()[0].abort()
 
 
 class Sessions:

@@ -10,14 +10,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from typing import Any, cast
+from typing import cast
 
 import asyncssh
 
 from . import wire
 from .gate import without_part
 from .process import STDERR, CommandSession
-from .sessions import Unavailable
+from .sessions import Unavailable, abort_opened
 
 log = logging.getLogger("reemote")
 
@@ -64,7 +64,7 @@ class KeptShell(asyncssh.SSHClientSession[bytes]):
             raise Unavailable(f"no shell within {PATIENCE:g} s") from None
         finally:
             if shell._missing:
-                opening.add_done_callback(_abort)
+                opening.add_done_callback(abort_opened)
         if shell._missing:
             raise Unavailable("the host did not start a shell")
         return shell
@@ -224,8 +224,3 @@ class Turn:
             self._shell.abort()
 
     abort = close
-
-
-def _abort(opening: asyncio.Task[tuple[asyncssh.SSHClientChannel[Any], asyncssh.SSHClientSession[Any]]]) -> None:
-    if not opening.cancelled() and opening.exception() is None:
-        opening.result()[0].abort()

@@ -181,15 +181,15 @@ def become(
         words = [words[0], *([str(terminal)] if terminal else []), *words[1:]]
     inside = _MARK + (_WATCH if watched else "") + _ENTER + end
     raw = _RAW if terminal is not None else ""
-    start, opened = _halves(marks.start), _halves(marks.open)
+    start, opened = halves(marks.start), halves(marks.open)
     if who.method == "sudo":
-        return framed(raw + _SUDO, *start, *_halves(marks.prompt), who.user, _IN_SUDO + inside, *opened, *words)
+        return framed(raw + _SUDO, *start, *halves(marks.prompt), who.user, _IN_SUDO + inside, *opened, *words)
     return framed(raw + _SU, *start, who.user, framed(_IN_SU + inside, *opened, *words))
 
 
 def sftp_server(who: Become, marks: Marks) -> str:
     """Write the start of the host's SFTP server by sudo or su; its output begins after the first mark."""
-    return become(who, marks, ["sh", "-c", _SFTP_SERVER, "sh", *_halves(marks.start)], {}, None)
+    return become(who, marks, ["sh", "-c", _SFTP_SERVER, "sh", *halves(marks.start)], {}, None)
 
 
 def bare(
@@ -211,25 +211,25 @@ def bare(
         script = _RAW + script + (_COUNTED + _RUN_BARE + _COUNTED_END if terminal else _NO_INPUT + _RUN_BARE)
     else:
         script += _RUN_BARE if who.password is not None else "exec " + _RUN_BARE
-    marks_of = (*_halves(marks.start), *_halves(marks.prompt), *_halves(marks.open))
+    marks_of = (*halves(marks.start), *halves(marks.prompt), *halves(marks.open))
     return framed(script, *marks_of, who.user, _place(directory), str(terminal or 0), *words)
 
 
 def kept_shell(mark: str) -> str:
     """Write the start of a shell that reads what it runs from its input; the mark on both streams tells it is there."""
-    return framed('printf %s%s "$1" "$2"; printf %s%s "$1" "$2" >&2; exec sh', *_halves(mark))
+    return framed('printf %s%s "$1" "$2"; printf %s%s "$1" "$2" >&2; exec sh', *halves(mark))
 
 
 def turn(command: str, mark: str) -> str:
     """Write a command for such a shell: after its output comes the mark, on the first stream with the exit status."""
-    first, second = _halves(mark)
+    first, second = halves(mark)
     return (
         f"(eval {shlex.quote(command)}) </dev/null; "
         f"printf '%s%s%s\\n' {first} {second} \"$?\"; printf %s%s {first} {second} >&2\n"
     )
 
 
-def _halves(mark: str) -> tuple[str, str]:
+def halves(mark: str) -> tuple[str, str]:
     """Cut a mark in two, so that it is nowhere but where it is printed."""
     middle = len(mark) // 2
     return mark[:middle], mark[middle:]
